@@ -11,7 +11,7 @@ from itertools import count
 import asyncpg
 import grpc
 
-from bench.echo import STREAM
+from bench.echo_server import STREAM
 from bench.figure import Better, Figure, Options, Round, measure_pairs
 from bench.processes import RunningProcess
 from bench.stage import PUBLISH, SERVICE_TOKEN, Cpu, migrated_stores, our_server

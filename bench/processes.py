@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from syncbeat_server.ops import child_process
+from syncbeat_server.ops import parent_death_signal
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "syncbeat_server.cli")
@@ -84,7 +84,7 @@ def run_to_end(command: Sequence[str], folder: Path, timeout_s: float) -> subpro
         sys.executable,
         "-I",
         "-S",
-        child_process.__file__,
+        parent_death_signal.__file__,
         str(os.getpid()),
         str(int(signal.SIGINT)),
         "-1",

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import grpc
 
-from bench import echo
+from bench import echo_server as echo
 from bench.figure import Round
 from bench.h2load import Load
 from bench.processes import COMMAND, RunningProcess, cpu_between, cpu_s, running_process
@@ -59,7 +59,7 @@ def our_server(stores: EmbeddedStores, role: str = "all", **settings: str) -> It
 @contextmanager
 def echo_server(answer_bytes: int) -> Iterator[RunningProcess]:
     """Run the bare echo, which returns this many bytes."""
-    with running_process([sys.executable, "-m", "bench.echo", str(answer_bytes)], echo.READY) as server:
+    with running_process([sys.executable, "-m", "bench.echo_server", str(answer_bytes)], echo.READY) as server:
         yield server
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import grpc
 
-from bench.echo import STREAM
+from bench.echo_server import STREAM
 from bench.figure import Better, Figure, Options, Round, measure_pairs
 from bench.processes import RunningProcess, rss_kb
 from bench.stage import add_users, echo_server, migrated_stores, our_server, user_token

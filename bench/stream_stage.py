@@ -10,7 +10,7 @@ from math import ceil
 
 import asyncpg
 
-from bench import slots
+from bench import slot_server as slots
 from bench.processes import RunningProcess, running_process
 from bench.stage import user_token
 from bench.stream_client import Streams
@@ -60,7 +60,7 @@ async def _add_watchers(url: str, users: Sequence[str]) -> None:
 @contextmanager
 def slot_server(first_bytes: int = 100) -> Iterator[RunningProcess]:
     """Run the bare slot server."""
-    with running_process([sys.executable, "-m", "bench.slots", str(first_bytes)], slots.READY) as server:
+    with running_process([sys.executable, "-m", "bench.slot_server", str(first_bytes)], slots.READY) as server:
         yield server
 
 

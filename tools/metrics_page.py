@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
-from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.pool.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
 from tools.markdown import table
 
 

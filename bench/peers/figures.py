@@ -17,7 +17,7 @@ from statistics import median
 import asyncpg
 
 from bench import raw_load
-from bench.echo import STREAM
+from bench.echo_server import STREAM
 from bench.figure import Better, Figure, Options, Round, measure_pairs, report_progress
 from bench.peers import centrifugo, tools
 from bench.peers.receiver import Receiver

@@ -14,7 +14,7 @@ from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.staleness import Staleness
-from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, AppCounters
+from syncbeat_server.sync.tuning.app_counters import INTERVALS_S, STALENESS_S, AppCounters
 from syncbeat_server.sync.tuning.price_updates import TuningGoal
 
 pytestmark = pytest.mark.unit

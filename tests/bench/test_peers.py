@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as program
-from bench.echo import STREAM
+from bench.echo_server import STREAM
 from bench.peers import centrifugo, figures, tools
 from bench.peers.receiver import Receiver
 from bench.stage import echo_server

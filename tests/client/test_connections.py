@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from syncbeat import ClientRule, Session, SessionTokens, SmartSync, SyncbeatClient, explain
-from syncbeat.client_rule import DEFAULT_RULE
+from syncbeat.client_options import DEFAULT_RULE
 from syncbeat.v1 import auth_service_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import (

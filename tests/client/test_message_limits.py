@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from syncbeat import ClientRule, explain
-from syncbeat.client_rule import CHANNEL_OPTIONS
+from syncbeat.client_options import CHANNEL_OPTIONS
 from syncbeat.v1 import auth_service_pb2, core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import WAIT_S, Hold, Refusal, Stream, client_of, real_server, scripted_server

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from syncbeat import ClientRule, SmartSync, SyncBatch, SyncbeatClient
-from syncbeat.client_rule import DEFAULT_RULE
+from syncbeat.client_options import DEFAULT_RULE
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database

@@ -14,8 +14,10 @@ import pytest
 from syncbeat_devtools.demo.processes import Identity
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.auth.tokens.verify import mint
-from syncbeat_server.storage.migrate import migrate, read_migrations, require_current_schema, require_restricted_login
+from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import RowOwner
+from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.schema_check import read_migrations, require_current_schema
 from tests.docs.commands import serving
 from tests.docs.pages import ROOT, blocks_of, run_program
 from tests.support.databases import open_database, run_sql

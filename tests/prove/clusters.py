@@ -21,7 +21,8 @@ import psutil
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.binaries import find_binaries
 from syncbeat_devtools.embedded.postgres import APP, DATABASE, OWNER, account_for_postgres, make_folder
-from syncbeat_devtools.embedded.servers import Account, Program, Server
+from syncbeat_devtools.embedded.process_tree import Account
+from syncbeat_devtools.embedded.server_process import Program, Server
 from syncbeat_server.ops.process_group import launch_prefix
 from tests.prove.tools import proof_programs, runs
 from tests.support.ports import free_port

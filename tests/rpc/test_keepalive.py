@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from syncbeat import ClientRule, explain
-from syncbeat.client_rule import CHANNEL_OPTIONS
+from syncbeat.client_options import CHANNEL_OPTIONS
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.rpc.connection_limits import ServerRule
 from tests.support.client_servers import Hold, client_of, scripted_server, user_token

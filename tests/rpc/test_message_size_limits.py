@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from syncbeat import ClientRule, SmartSync
-from syncbeat.client_rule import CHANNEL_OPTIONS
+from syncbeat.client_options import CHANNEL_OPTIONS
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.client.test_smart_sync_real_server import Store

@@ -13,7 +13,7 @@ from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
-from syncbeat_server.sync.feed.page_sizes import PAGE_OCTETS
+from syncbeat_server.sync.feed.fair_sharing import PAGE_OCTETS
 from syncbeat_server.sync.store.changes import ROW_OCTETS
 from syncbeat_server.sync.streams.firehose_stream import MAX_CHECKPOINT_CURSORS
 

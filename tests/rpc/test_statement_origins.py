@@ -13,7 +13,7 @@ import pytest
 from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.ops.settings.server import Role
-from syncbeat_server.storage.postgres import pool
+from syncbeat_server.storage.postgres.pool.prepared_statements import MOST_STATEMENTS
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.isolation import people
@@ -102,7 +102,7 @@ async def test_every_statement_says_where_it_comes_from(
     assert origins["task"] >= {"start", "connect", "health", "DeliveryWorker.run", "HintTuner.run"}
     assert "unnamed" not in origins["task"]
     prepared = {text for is_prepared, text in statements if is_prepared}
-    assert len(prepared) < pool._PREPARED_STATEMENTS, "a connection keeps all that there are"
+    assert len(prepared) < MOST_STATEMENTS, "a connection keeps all that there are"
     # What a method runs is the same each time: there are no more plans than methods use.
     methods_again = {text for _, text in statements if "/*method=" in text} - once
     assert len(methods_again) < len(IMPLEMENTED)

@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.postgres import pool as pools
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.pool import connection_refusals
 from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.process_rules import PATIENT
@@ -176,4 +176,4 @@ async def test_connection_limit_queue_skips_cancelled_callers(database_urls: Dat
 )
 def test_connection_limit_is_recognised_by_code_and_pooler_text(code: str, said: str, *, expected: bool) -> None:
     error = asyncpg.PostgresError.new({"S": "FATAL", "C": code, "M": said})
-    assert pools._is_too_many(error) is expected
+    assert connection_refusals.is_too_many(error) is expected

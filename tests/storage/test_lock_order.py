@@ -24,7 +24,7 @@ from syncbeat_server.push.store import alerts, daily_maximum, lifecycle, queue, 
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
-from syncbeat_server.sync.store.device_views import report_activity
+from syncbeat_server.sync.store.reported_activity import report_activity
 from tests.events.test_publish import call
 from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert

@@ -14,8 +14,10 @@ import pytest
 
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.errors import ConfigurationError, MigrationFailed
-from syncbeat_server.storage.migrate import migrate, read_migrations, require_current_schema, require_restricted_login
+from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import RowOwner
+from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.schema_check import read_migrations, require_current_schema
 from tests.support.databases import DatabaseUrls, open_database, run_sql
 
 pytestmark = pytest.mark.store

@@ -15,16 +15,11 @@ import pytest
 
 from syncbeat_devtools.embedded import EmbeddedStores, running_stores
 from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
-from syncbeat_server.storage import migrate as runner
-from syncbeat_server.storage.migrate import (
-    migrate,
-    read_migrations,
-    require_current_schema,
-    require_restricted_login,
-    schema_state,
-)
+from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role
 from syncbeat_server.storage.postgres.driver_errors import StatementRejected
+from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.schema_check import DIRECTORY, read_migrations, require_current_schema, schema_state
 from syncbeat_server.sync.model import DeviceKey
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_outlook
@@ -51,7 +46,7 @@ async def empty(stores: EmbeddedStores) -> AsyncIterator[DatabaseUrls]:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A copy of the shipped migrations, to be changed."""
-    return Path(shutil.copytree(runner.DIRECTORY, tmp_path / "migrations"))
+    return Path(shutil.copytree(DIRECTORY, tmp_path / "migrations"))
 
 
 def shipped() -> list[str]:

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from syncbeat_server.ops.work_origin import WorkRank
-from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
+from syncbeat_server.storage.postgres.pool.ranked_slots import RankedSlots
 from tests.support.fake_clock import settle
 
 pytestmark = pytest.mark.unit

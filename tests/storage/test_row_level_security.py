@@ -51,6 +51,7 @@ from syncbeat_server.sync.store import (
     invalidations,
     member_scopes,
     publish_batches,
+    reported_activity,
     scopes,
     tombstones,
 )
@@ -149,7 +150,7 @@ async def test_row_level_security_hides_everything_from_a_stranger(
 
 SILENT = {
     *(device_cursors.record_shown, device_cursors.record_fetched),
-    *(device_views.report_activity, devices.report_activity, devices.count_wake_ups, scopes.advance_heads),
+    *(reported_activity.report_activity, devices.report_activity, devices.count_wake_ups, scopes.advance_heads),
     *(dead_token_removal.quarantine, token_move_rows.lock_token),
     members.lock_memberships,
     token_ageing.age_tokens,  # nobody has a month
@@ -179,7 +180,7 @@ async def test_row_level_security_allows_the_service(peopled: Server, database: 
         await device_cursors.record_shown(conn, [(PHONE, Cursor("bobs", epoch, 1))])
 
     for function in (
-        device_views.report_activity,
+        reported_activity.report_activity,
         scopes.advance_heads,
         device_cursors.record_shown,
         dead_token_removal.quarantine,

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.storage.postgres.pool import PooledConnection
+from syncbeat_server.storage.postgres.pool.connection_pool import PooledConnection
 from syncbeat_server.storage.postgres.stuck_sessions import end_stuck_sessions, watch_sessions
 from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from tests.support.databases import DatabaseUrls

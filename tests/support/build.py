@@ -24,6 +24,7 @@ from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
 from syncbeat_server.auth.sessions.signing import SigningKeys
+from syncbeat_server.auth.store import sessions as session_store
 from syncbeat_server.auth.store import users
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.auth.tokens.revocation import is_revoked
@@ -52,6 +53,7 @@ from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.feed.writer import lock_scope
 from syncbeat_server.sync.hints.builder import HintBuilder
 from syncbeat_server.sync.hints.cursor_recorder import CursorRecorder
+from syncbeat_server.sync.hints.reconnect_spacing import ReconnectSpacer
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.hints.view_cache import ViewCache
 from syncbeat_server.sync.hints.view_reader import ViewReader
@@ -60,7 +62,7 @@ from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import Cursor, DeviceKey, FeedPage, Hint, NewChange, Poll
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.arrival_book import ArrivalBook
-from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler
 from syncbeat_server.sync.service import SyncService
 from syncbeat_server.sync.streams.head_sweep import HeadSweep
 from syncbeat_server.sync.streams.hub import Hub
@@ -259,7 +261,7 @@ class SyncFeature:
         self.failing = FailingDatabase(self.database)
         self.held = HeldDatabase(self.failing.as_database)
         self.listening = self.cached_views > 0
-        self.turns = ReturnSpacer()
+        self.turns = ReconnectSpacer()
         self.tuning = default_tuning if self.tuner is None else self.tuner.tuning
         self.recorder = HintRecorder(self.tuning) if self.tuner is None else self.tuner.recorder
         self.pacing = LoadLeveler(ArrivalBook(self.clock.now().timestamp()), lambda: 0.5)
@@ -272,7 +274,7 @@ class SyncFeature:
         self.cursors = CursorRecorder(reachable, clock, self.rules.max_pending_cursors)
         self.recorders = Recorders(self.cursors, self.recorder)
         self.writers = WriterPresence(reachable, clock, hub.scope_changed)
-        self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100, self.rules.views_trusted_s)
+        self.views = ViewCache(clock, lambda: self.listening, self.cached_views or 100, self.rules.view_max_staleness_s)
         self.view_reader = ViewReader(self.held.as_database, self.views, self.rules.views)
         self.view_sweep = ViewSweep(reachable, self.views, clock, lambda: [APP], self.rules.sweeps)
         hints = HintBuilder(self.view_reader, self.recorders, self.pacing, self.tuning, hub.is_live, clock)
@@ -352,7 +354,7 @@ class SessionFeature:
         async with self.database.connection() as conn:
             key = AccountKey("default", token.user_id, token.session_id)
             (standing,) = await users.read_statuses(conn, [key])
-            await users.confirm_counters(conn, [("default", token.session_id, token.counter)])
+            await session_store.confirm_counters(conn, [("default", token.session_id, token.counter)])
         return not is_revoked(token, standing)
 
     async def outcome(self, tokens: SessionTokens) -> SessionTokens | SyncbeatError:

@@ -19,7 +19,7 @@ import asyncpg
 
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_devtools.embedded.postgres import APP, account_for_postgres, make_folder
-from syncbeat_devtools.embedded.servers import Program, Server
+from syncbeat_devtools.embedded.server_process import Program, Server
 
 _PORT = 6432
 _SOCKET = f".s.PGSQL.{_PORT}"

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from syncbeat import ClientRule, SmartSync, SyncBatch, SyncbeatClient
-from syncbeat.client_rule import DEFAULT_RULE
+from syncbeat.client_options import DEFAULT_RULE
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from tests.support.client_servers import Scripted, client_of, scripted_server

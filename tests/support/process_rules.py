@@ -20,6 +20,6 @@ PATIENT = ProcessRules(
     sync=SyncRules(load_window_s=10**9),
 )
 # They look for changes by themselves once an hour: what is known sooner, a wake-up told.
-UNSWEPT = replace(PATIENT, sync=replace(PATIENT.sync, sweeps=SweepRule(every_s=3_600.0), views_trusted_s=3_600.0))
+UNSWEPT = replace(PATIENT, sync=replace(PATIENT.sync, sweeps=SweepRule(every_s=3_600.0), view_max_staleness_s=3_600.0))
 # They wait longer for the answers of others than a busy machine may need.
 PATIENT_WITH_OTHERS = replace(PATIENT, redis=replace(PATIENT.redis, query_s=DEADLINE_S / 2))

@@ -68,6 +68,7 @@ from syncbeat_server.sync.store import (
     invalidations,
     member_scopes,
     publish_batches,
+    reported_activity,
     scopes,
     tombstones,
 )
@@ -165,7 +166,9 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     auth.list_sessions: lambda c: auth.list_sessions(c, "default", "bob", "", 10),
     auth.revoke_sessions: lambda c: auth.revoke_sessions(c, "default", "bob", "theft"),
     device_views.read_device_views: lambda c: device_views.read_device_views(c, [PHONE]),
-    device_views.report_activity: lambda c: device_views.report_activity(c, [(PHONE, Activity(battery_low=True))]),
+    reported_activity.report_activity: lambda c: reported_activity.report_activity(
+        c, [(PHONE, Activity(battery_low=True))]
+    ),
     device_cursors.record_shown: lambda c: device_cursors.record_shown(c, [(PHONE, Cursor("bobs", "e", 1))]),
     device_cursors.record_fetched: lambda c: device_cursors.record_fetched(c, [(PHONE, Cursor("bobs", "e", 1))]),
     member_scopes.scope_states: lambda c: member_scopes.scope_states(
@@ -205,7 +208,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     auth.delete_expired: lambda c: auth.delete_expired(c, 10),
     users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
     users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
-    users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
+    auth.confirm_counters: lambda c: auth.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),

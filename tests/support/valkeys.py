@@ -14,7 +14,8 @@ from pathlib import Path
 import redis
 
 from syncbeat_devtools.embedded.binaries import find_binaries
-from syncbeat_devtools.embedded.servers import Account, Program, Server
+from syncbeat_devtools.embedded.process_tree import Account
+from syncbeat_devtools.embedded.server_process import Program, Server
 from syncbeat_server.clock import Clock
 from syncbeat_server.storage.redis import bus
 from syncbeat_server.storage.redis.bus import RedisBus

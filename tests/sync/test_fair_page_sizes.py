@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.page_sizes import PAGE_OCTETS, PageRequest, Pages, round_robin
+from syncbeat_server.sync.feed.fair_sharing import PAGE_OCTETS, PageRequest, Pages, round_robin
 from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.model import Cursor
 from tests.support.build import APP, SyncFeature

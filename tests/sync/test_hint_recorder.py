@@ -10,7 +10,7 @@ from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeS
 from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING
 from syncbeat_server.sync.policy.price_state import Sums
 from syncbeat_server.sync.policy.staleness import Staleness
-from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S, AppCounters
+from syncbeat_server.sync.tuning.app_counters import INTERVALS_S, STALENESS_S, AppCounters
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder, sampled
 
 pytestmark = pytest.mark.unit

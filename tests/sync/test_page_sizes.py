@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.page_sizes import PAGE_OCTETS
+from syncbeat_server.sync.feed.fair_sharing import PAGE_OCTETS
 from syncbeat_server.sync.feed.reader import ReadLimits
 from syncbeat_server.sync.feed.tombstone_pruning import TombstonePruner
 from syncbeat_server.sync.model import Change, Cursor, FeedPage

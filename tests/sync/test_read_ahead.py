@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.page_sizes import Pages
+from syncbeat_server.sync.feed.fair_sharing import Pages
 from syncbeat_server.sync.model import Change, ChangesSent, Cursor, DeviceKey
 from syncbeat_server.sync.streams.hub import Hub
 from syncbeat_server.sync.streams.subscription import Subscription

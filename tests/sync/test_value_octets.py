@@ -14,8 +14,9 @@ import asyncpg
 import pytest
 
 from syncbeat_devtools.embedded import EmbeddedStores
-from syncbeat_server.storage.migrate import DIRECTORY, migrate
+from syncbeat_server.storage.migrate import migrate
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.schema_check import DIRECTORY
 from tests.support.databases import DatabaseUrls, create_database, drop_database
 from tests.support.seed import rows_of
 

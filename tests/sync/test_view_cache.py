@@ -11,11 +11,12 @@ import pytest
 from syncbeat_server.directory.model import Platform, Registration
 from syncbeat_server.errors import AccessDenied, DependencyDown
 from syncbeat_server.storage.postgres.database import Database, RowOwner
-from syncbeat_server.sync.hints.view_cache import MAX_MEAN_SCOPES, TRUSTED_S, ViewCache
+from syncbeat_server.sync.hints.view_cache import MAX_MEAN_SCOPES, ViewCache
 from syncbeat_server.sync.hints.view_reader import ViewLimits
+from syncbeat_server.sync.hints.view_staleness import MAX_STALENESS_S
 from syncbeat_server.sync.hints.view_sweep import ViewSweep
 from syncbeat_server.sync.model import Cursor, DeviceKey, Priority, SweepRule
-from syncbeat_server.sync.store import device_views, scopes
+from syncbeat_server.sync.store import device_views, reported_activity, scopes
 from tests.support.build import APP, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.seed import add_device, add_members, couple, rows_of, value_of
@@ -80,14 +81,14 @@ async def test_view_cache_is_bypassed_while_wake_ups_cannot_arrive(sync: SyncFea
 
 async def test_view_cache_entry_expires(sync: SyncFeature) -> None:
     await read_view(sync)
-    await sync.clock.advance(TRUSTED_S - 0.1)
+    await sync.clock.advance(MAX_STALENESS_S - 0.1)
     assert (await read_view(sync))[0] == 0
     await sync.clock.advance(0.1)
     assert (await read_view(sync))[0] == 1
     await sync.view_sweep.sweep()
     await read_view(sync)
     for _ in range(3):
-        await sync.clock.advance(TRUSTED_S - 1)
+        await sync.clock.advance(MAX_STALENESS_S - 1)
         await sync.view_sweep.sweep()
         assert (await read_view(sync))[0] == 0
 
@@ -172,7 +173,7 @@ async def unregister(sync: SyncFeature) -> None:
 
 async def report(sync: SyncFeature) -> None:
     async with sync.database.connection() as conn:
-        await device_views.report_activity(conn, [(PHONE, AWAY)])
+        await reported_activity.report_activity(conn, [(PHONE, AWAY)])
 
 
 async def move_token(sync: SyncFeature) -> None:

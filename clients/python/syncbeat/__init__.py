@@ -7,7 +7,7 @@ Messages are the generated ones, in `syncbeat.v1`.
 from syncbeat.boottime_clock import SyncClock
 from syncbeat.call_interceptors import Token
 from syncbeat.client import SyncbeatClient
-from syncbeat.client_rule import ClientRule
+from syncbeat.client_options import ClientRule
 from syncbeat.cursor_state import SyncBatch
 from syncbeat.errors import ErrorDetails, Violation, explain
 from syncbeat.session import Session

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from syncbeat.blocking_channel import BlockingChannel, BlockingToken
-from syncbeat.client_rule import DEFAULT_RULE, ClientRule, require_timeout
+from syncbeat.client_options import DEFAULT_RULE, ClientRule, require_timeout
 from syncbeat.retry import service_config, shuffles_addresses
 from syncbeat.session_tokens import SessionTokens
 from syncbeat.v1 import auth_service_pb2, push_service_pb2, sync_service_pb2

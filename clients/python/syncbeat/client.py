@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self, cast
 import grpc
 
 from syncbeat.call_interceptors import CallDefaults, StreamInterceptor, Token, UnaryInterceptor
-from syncbeat.client_rule import DEFAULT_RULE, ClientRule, require_number, require_timeout
+from syncbeat.client_options import DEFAULT_RULE, ClientRule, require_number, require_timeout
 from syncbeat.connections import Connection, Connections
 from syncbeat.retry import service_config, shuffles_addresses
 from syncbeat.session import Session

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from syncbeat.restore_detection import RestoreDetection
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 
@@ -59,8 +60,7 @@ class CursorState:
         # In the order in which they moved, the last one last.
         self.cursors = {cursor.scope: cursor for cursor in cursors}
         self.pending: dict[str, PendingFetch] = {}
-        # By scope: the cursor that was ahead of its head and that head, once the scope was listed for it.
-        self._checked_ahead: dict[str, tuple[int, int]] = {}
+        self._restores = RestoreDetection()
 
     def newest(self, most: int) -> list[core_pb2.ScopeCursor]:
         """Return the cursors that moved last."""
@@ -72,7 +72,7 @@ class CursorState:
         The head of an unknown scope that is empty becomes its cursor.
         """
         for head in heads:
-            if self._is_behind(head) or self._is_unexpectedly_ahead(head):
+            if self._is_behind(head) or self._restores.is_to_be_listed(self.cursors.get(head.scope), head):
                 if head.scope not in self.pending:
                     self.request(head.scope)
             elif head.scope not in self.cursors:
@@ -157,29 +157,13 @@ class CursorState:
             return
         self.cursors.pop(batch.scope, None)
         self.pending.pop(batch.scope, None)
-        self._checked_ahead.pop(batch.scope, None)
+        self._restores.forget(batch.scope)
 
     def _is_behind(self, head: core_pb2.ScopeCursor) -> bool:
         known = self.cursors.get(head.scope)
         if known is None or not known.HasField("sequence"):
             return head.sequence > 0
         return known.epoch not in ("", head.epoch) or known.sequence < head.sequence
-
-    def _is_unexpectedly_ahead(self, head: core_pb2.ScopeCursor) -> bool:
-        """Tell if a scope is to be listed because its cursor is ahead of its head.
-
-        Either the server was restored, and the list is a reset; or the head is older than what a stream has brought,
-        and the list is empty. So it is listed once for such a head.
-        """
-        known = self.cursors.get(head.scope)
-        if known is None or known.epoch != head.epoch or known.sequence <= head.sequence:
-            self._checked_ahead.pop(head.scope, None)
-            return False
-        cursor, checked_head = self._checked_ahead.get(head.scope, (-1, 0))
-        if cursor == known.sequence and head.sequence >= checked_head:
-            return False
-        self._checked_ahead[head.scope] = known.sequence, head.sequence
-        return True
 
     def _store(self, cursor: core_pb2.ScopeCursor) -> None:
         self.cursors.pop(cursor.scope, None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 import grpc
 
 from syncbeat.backoff import jitter
-from syncbeat.client_rule import DEFAULT_RULE, ClientRule
+from syncbeat.client_options import DEFAULT_RULE, ClientRule
 from syncbeat.cursor_state import MAX_NAMED_CURSORS
 from syncbeat.errors import MAX_EXPIRIES, ErrorDetails, explain
 from syncbeat.v1 import core_pb2

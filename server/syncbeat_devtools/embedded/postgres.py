@@ -13,7 +13,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from syncbeat_devtools.embedded.binaries import Binaries
-from syncbeat_devtools.embedded.servers import Account, Program, run
+from syncbeat_devtools.embedded.process_tree import Account
+from syncbeat_devtools.embedded.server_process import Program, run
 from syncbeat_server.errors import EmbeddedUnavailable
 
 SUPERUSER = "postgres"

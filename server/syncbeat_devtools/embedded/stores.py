@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from syncbeat_devtools.embedded import postgres, valkey
 from syncbeat_devtools.embedded.binaries import Binaries, find_binaries, readable_copy, world_readable
-from syncbeat_devtools.embedded.servers import Account, Server
+from syncbeat_devtools.embedded.process_tree import Account
+from syncbeat_devtools.embedded.server_process import Server
 from syncbeat_server.errors import EmbeddedUnavailable
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 
 from syncbeat_devtools.embedded.binaries import Binaries
-from syncbeat_devtools.embedded.servers import Account, Program
+from syncbeat_devtools.embedded.process_tree import Account
+from syncbeat_devtools.embedded.server_process import Program
 
 _PING_S = 1.0
 

@@ -10,9 +10,9 @@ from syncbeat_server.app.config_check import (
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
-from syncbeat_server.app.tenants.left_behind import AppRows, open_stored_apps
+from syncbeat_server.app.tenants.removed_apps import AppRows, open_stored_apps
 from syncbeat_server.app.token_issuers import key_rows
-from syncbeat_server.storage.app_rows import MOST_COUNTED
+from syncbeat_server.storage.app_erasure import MOST_COUNTED
 
 __all__ = [
     "MOST_COUNTED",

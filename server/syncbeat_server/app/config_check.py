@@ -15,10 +15,11 @@ from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, SyncbeatError
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.push.providers import Provider
-from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.database import open_database
+from syncbeat_server.storage.postgres.roles import require_restricted_login
 from syncbeat_server.storage.redis.address import parse_redis_url
 from syncbeat_server.storage.redis.capability_check import describe_refusals
+from syncbeat_server.storage.schema_check import require_current_schema
 
 
 async def find_config_faults(settings: Settings, role: Role, known: Sequence[str] = ()) -> list[str]:

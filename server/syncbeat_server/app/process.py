@@ -25,15 +25,16 @@ from syncbeat_server.ops.work_origin import fresh_context, name_of, task_origin
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.runtime.health_monitor import HealthMonitor
 from syncbeat_server.runtime.worker_processes import WorkerProcesses, open_worker_processes
-from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.clock_skew import ClockSkew
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.pg_notify import PgNotifier
-from syncbeat_server.storage.postgres.pool_figures import ACQUIRE_SECONDS
+from syncbeat_server.storage.postgres.pool.pool_figures import ACQUIRE_SECONDS
+from syncbeat_server.storage.postgres.roles import require_restricted_login
 from syncbeat_server.storage.postgres.stuck_sessions import watch_sessions
 from syncbeat_server.storage.postgres.time_limits import ConnectionLife
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
 from syncbeat_server.storage.redis.failover_monitor import RedisMonitor
+from syncbeat_server.storage.schema_check import require_current_schema
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 

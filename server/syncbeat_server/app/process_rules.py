@@ -19,8 +19,8 @@ from syncbeat_server.sync.feed.reader import ReadLimits
 from syncbeat_server.sync.feed.tombstone_pruning import EVERY_S
 from syncbeat_server.sync.hints.cursor_recorder import MAX_PENDING
 from syncbeat_server.sync.hints.load_meter import LOAD_WINDOW_S
-from syncbeat_server.sync.hints.view_cache import TRUSTED_S
 from syncbeat_server.sync.hints.view_reader import ViewLimits
+from syncbeat_server.sync.hints.view_staleness import MAX_STALENESS_S
 from syncbeat_server.sync.model import SweepRule
 from syncbeat_server.sync.streams.stream_context import StreamRule
 
@@ -36,7 +36,7 @@ class SyncRules:
     sweeps: SweepRule = field(default_factory=SweepRule)
     reads: ReadLimits = field(default_factory=ReadLimits)
     views: ViewLimits = field(default_factory=ViewLimits)
-    views_trusted_s: float = TRUSTED_S
+    view_max_staleness_s: float = MAX_STALENESS_S
     max_pending_cursors: int = MAX_PENDING
     load_window_s: int = LOAD_WINDOW_S
     prune_every_s: float = EVERY_S

@@ -10,9 +10,10 @@ from syncbeat_server.app.process import Stores, deployment_id
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, DependencyDown
 from syncbeat_server.storage.idempotency_cache import forget_answers
-from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
 from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.roles import require_restricted_login
 from syncbeat_server.storage.redis.bus import RedisBus, open_redis
+from syncbeat_server.storage.schema_check import require_current_schema
 from syncbeat_server.sync.feed.epoch_renewal import extent, renew_epochs
 from syncbeat_server.sync.model import Extent
 

@@ -55,7 +55,7 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     if keys.current or settings.apps_file is not None:
         process.health.add(issuers_check(keys.failing))
     view_cache_size = settings.view_cache_size or settings.cached_devices
-    views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.views_trusted_s)
+    views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.view_max_staleness_s)
     process.metrics.sync.watch_view_cache(views.stats)
     try:
         async with run_in_background([tokens.run(), keys.run()]):

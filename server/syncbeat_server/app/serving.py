@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ from syncbeat_server.app.push.worker import running_worker
 from syncbeat_server.app.rpc import rpc_caches, running_rpc
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
+from syncbeat_server.ops.garbage_collector import spare_started_process
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget, cancelled_on_stop
 from syncbeat_server.ops.work_origin import WorkRank, task_origin, work_origin
@@ -25,9 +25,6 @@ from syncbeat_server.push.delivery.worker import DeliveryWorker
 _log = logging.getLogger(__name__)
 
 _STARTING = task_origin("start", WorkRank.CALL)
-_GC_THRESHOLDS = 50_000, 20, 100
-"""Thresholds of the cyclic collector. With Python's own (700, 10, 10) it walks again and again through the tens of
-thousands of containers that streams and cached views are, which are hardly ever in cycles."""
 
 
 async def serve(
@@ -61,10 +58,7 @@ async def serve(
                 caches = await stack.enter_async_context(rpc_caches(process))
                 address = await stack.enter_async_context(running_rpc(process, worker, caches))
             await stack.enter_async_context(run_in_background([listen_for_changes(process, worker, caches)]))
-            # The objects created so far stay: the collector need not walk them again and again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
+            spare_started_process()
             _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
             started()
             process.health.start_serving()

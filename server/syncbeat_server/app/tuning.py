@@ -12,7 +12,7 @@ from syncbeat_server.sync.model import Priority
 from syncbeat_server.sync.policy.hint import TIER_S
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
-from syncbeat_server.sync.tuning.counters import INTERVALS_S, STALENESS_S
+from syncbeat_server.sync.tuning.app_counters import INTERVALS_S, STALENESS_S
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit
 from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
 

@@ -12,8 +12,8 @@ from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, Verifie
 from syncbeat_server.auth.tokens.bearer import Bearer
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import KeyTable, find_key
+from syncbeat_server.auth.tokens.redacted_claims import show, show_known
 from syncbeat_server.auth.tokens.revocation import is_revoked
-from syncbeat_server.auth.tokens.shown_claims import show, show_known
 from syncbeat_server.auth.tokens.verify import UnverifiedToken, parse_token, verify_token
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown, TokenExpired, TokenFault, TokenInvalid, TokenRefused, TokenRevoked

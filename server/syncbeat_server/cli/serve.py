@@ -26,8 +26,9 @@ def add_serve(commands: Any) -> None:
 
 def _serve(parsed: argparse.Namespace) -> int:
     from syncbeat_server.ops.settings.server import Role
+    from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
+    silence_failed_handshakes()
     asked = Role(parsed.role) if parsed.role else None
     settings, faults = read_checked_settings(asked, to_serve=True)
     if settings is None or faults:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
-from syncbeat_server.directory.model import MAX_SCOPES, ChangeNotifier, Device, Member, Preferences, Registration
+from syncbeat_server.directory.model import ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
 from syncbeat_server.directory.store import device_locks, devices, members, preferences, token_move_rows
+from syncbeat_server.directory.user_limits import registration_refusal, require_free_scopes
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest, NotFound, RateLimited
-from syncbeat_server.ratelimit.catalog import DEVICES_OF_USER, MEMBERS_OF_SCOPE, SCOPES_OF_USER
+from syncbeat_server.ratelimit.catalog import MEMBERS_OF_SCOPE
 from syncbeat_server.ratelimit.policy.decision import decide, refusal
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, take_user_role
 
@@ -55,7 +56,7 @@ class DirectoryService:
             await devices.lock_registering(conn, device.app_id, device.user_id, device.device_id)
             digest = digest_of(device.registration_token)
             move = None if digest is None else await find_move(conn, device, digest)
-            refusal = await _registration_refusal(conn, device, move)
+            refusal = await registration_refusal(conn, device, move)
             if move is not None and (refusal is None or move.may_release):
                 await self._release_token(conn, device, move, caller, refused=refusal is not None)
                 users.append(move.previous.user_id)
@@ -141,7 +142,7 @@ class DirectoryService:
             decision = decide(MEMBERS_OF_SCOPE.bound, count - len(joined), len(joined))
             if joined and not decision.allowed:
                 raise refusal(f"a scope has at most {decision.limit} members", decision)
-            await _check_scope_limit(conn, app_id, joined)
+            await require_free_scopes(conn, app_id, joined)
         self._notifier.members_changed(app_id, list(newest))
         return count
 
@@ -167,28 +168,6 @@ class DirectoryService:
             return await members.list_scopes(conn, app_id, user_id, after, limit)
 
 
-async def _registration_refusal(conn: Connection, device: Registration, move: Move | None) -> RateLimited | None:
-    """Return the error of a registration that exceeds a limit; None if it is allowed."""
-    if move is not None and not move.decision.allowed:
-        return refusal("this registration token moves between devices too often", move.decision)
-    others = await devices.count_devices(conn, device.app_id, device.user_id, device.device_id)
-    decision = decide(DEVICES_OF_USER.bound, others)
-    return None if decision.allowed else refusal(f"a user has at most {decision.limit} devices", decision)
-
-
-async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:
-    counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
-    if max(counts.values(), default=0) > MAX_SCOPES // 2:
-        # This count misses calls that add the same users to other scopes now. For users far from the limit that does
-        # not matter: so many calls are never under way.
-        await members.lock_memberships(conn, app_id)
-        counts = await members.count_scopes(conn, app_id, joined, MAX_SCOPES)
-    found = {user_id: decide(SCOPES_OF_USER.bound, count - 1) for user_id, count in sorted(counts.items())}
-    for user_id, decision in found.items():
-        if not decision.allowed:
-            raise refusal(f"a user is a member of at most {decision.limit} scopes", decision, user_id=user_id)
-
-
 def _owner(app_id: str, user_id: str, *, by_user: bool) -> RowOwner | None:
     return RowOwner(app_id, user_id) if by_user else None
 
@@ -198,26 +177,3 @@ def _absent(*, by_user: bool) -> AccessDenied | NotFound:
     if by_user:
         return AccessDenied("not a registered device of this user")
     return NotFound("this device is not registered")
-
-
-class Erased(NamedTuple):
-    """Counts the rows of a user that were deleted."""
-
-    devices: int
-    memberships: int
-
-
-async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:
-    """Lock a user's devices, before the rows that wait for them."""
-    await devices.lock_erasing(conn, app_id, user_id)
-    await device_locks.lock_devices(conn, app_id, user_id, None)
-
-
-async def erase_user(conn: Connection, app_id: str, user_id: str) -> Erased:
-    """Delete a user's devices, memberships and preferences, and the history of its registration tokens."""
-    memberships = await members.erase_memberships(conn, app_id, user_id)
-    await preferences.erase_traces(conn, app_id, user_id)
-    # Last, so that nothing else is waited for while the keys are locked.
-    await device_locks.lock_keys(conn, app_id, user_id, None)
-    deleted = await device_locks.delete_devices(conn, app_id, user_id, None)
-    return Erased(deleted, memberships)

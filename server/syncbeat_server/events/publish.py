@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +11,9 @@ import orjson
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
+from syncbeat_server.events.publish_concurrency import PublishConcurrency, is_large
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Kind, Lane, NewNotification, Target
-from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher, BatchRule
@@ -31,14 +30,8 @@ _MAX_BATCH = 64
 # Two batches at once lock the same busy scopes one after the other, and two of half the size cost more than one: the
 # second lane is for a full batch, or for when the first one is stuck.
 _SLOW_S = 0.05
-# Merging takes PostgreSQL up to 1.4 us a byte: a call that shares a transaction delays the others by 0.1 s at most.
-_MAX_SHARED_BYTES = 65_536
 # Scopes that were there a while ago, whose rows need not be inserted: 200 bytes each.
 _MAX_KNOWN_SCOPES = 20_000
-# So that large calls leave most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
-_MAX_LARGE_CALLS = 2
-# And so that no caller takes them all with slow small calls: of those that do not share a transaction.
-_MAX_ALONE_PER_CALLER = 2
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,7 @@ class Publisher:
         self._recorder = recorder
         self._offload = offload
         self._known_scopes: set[ScopeKey] = set()
-        self._large = asyncio.Semaphore(_MAX_LARGE_CALLS)
-        # Further calls of a caller wait without a connection.
-        self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
+        self._concurrency = PublishConcurrency()
         self._batches: Batcher[Publish, Published] = Batcher(
             self._write, BatchRule(max_batch=_MAX_BATCH, abandons=True, slow_s=_SLOW_S)
         )
@@ -126,21 +117,17 @@ class Publisher:
         # A user's transaction runs under a role of its own, so it is not shared with others; and nobody should wait
         # for a large call. A call that runs alone ends with its caller, so that nothing continues after the deadline.
         try:
-            if publish.user_id is None and _patch_bytes(publish) <= _MAX_SHARED_BYTES:
+            if publish.user_id is None and not is_large(_patch_bytes(publish)):
                 return await self._batches.submit(publish)
             return await self._publish_alone(publish)
         except InvalidRequest as error:
-            async with self._alone.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
+            async with self._concurrency.slot((publish.app_id, publish.caller)), self._database.transaction() as conn:
                 call = Append(publish.app_id, publish.changes)
                 raise await locate_violation(conn, call, error, self._offload) from error
 
     async def _publish_alone(self, publish: Publish) -> Published:
-        async with self._alone.slot((publish.app_id, publish.caller)):
-            if _patch_bytes(publish) > _MAX_SHARED_BYTES:
-                async with self._large:
-                    (answer,) = await self._write([publish])
-            else:
-                (answer,) = await self._write([publish])
+        async with self._concurrency.slot_by_size((publish.app_id, publish.caller), _patch_bytes(publish)):
+            (answer,) = await self._write([publish])
         if isinstance(answer, SyncbeatError):
             raise answer
         return answer

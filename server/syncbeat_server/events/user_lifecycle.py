@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncbeat_server.auth.accounts import user_access as auth
-from syncbeat_server.directory import service as directory
+from syncbeat_server.directory import user_erasure as directory
 from syncbeat_server.push import accept as push
 from syncbeat_server.ratelimit import erasure as ratelimit
 from syncbeat_server.storage.idempotency import forget_caller

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 _RESTART_S = 1.0
 _RESTARTED = "a serving process ended and is started again"
-_CHILD = Path(__file__).with_name("child_process.py")
+_CHILD = Path(__file__).with_name("parent_death_signal.py")
 
 
 def launch_prefix(death_signal: signal.Signals, uid: int = -1, gid: int = -1) -> list[str]:

@@ -7,11 +7,11 @@ against the app's own: the limits by app of its default tier. Limits by app of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.defaults import SERVICE_TIER
-from syncbeat_server.ratelimit.lease import LimitRule
+from syncbeat_server.ratelimit.lease import LimitRule, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate, Tier, TierLimit, TierPolicy
 from syncbeat_server.ratelimit.policy.tiers import resolve_tier
 
@@ -85,6 +85,15 @@ class AppRules:
     def of_services(self) -> ClassRules:
         """Return the rules of services."""
         return self.by_tier.get(SERVICE_TIER, self.without_tier)
+
+
+def count_by_scope(rule: LimitRule, scopes: Iterable[str], user_id: str, cost: float) -> list[Want]:
+    """Return what a call takes of a rate by scope: of each scope once, and of an end user's own count of that scope.
+
+    A user's calls are counted apart from those of others, and of services (an empty id): so nobody uses up the rate of
+    a scope by naming it.
+    """
+    return [((rule, scope, user_id), cost) for scope in scopes]
 
 
 def _of_app(tier: Tier | None) -> Iterator[TierLimit]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from syncbeat.v1 import (
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.connection_limits import OPTIONS, ConnectionAge, ServerRule
 from syncbeat_server.rpc.fastpath.received_metadata import received_metadata
+from syncbeat_server.rpc.grpc_logs import silence_departed_callers
 from syncbeat_server.rpc.pipeline.access import access_policies
 from syncbeat_server.rpc.pipeline.call_context import TrySync
 from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
@@ -34,9 +34,6 @@ CONTRACT: tuple[ServiceDescriptor, ...] = (
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     ops_service_pb2.DESCRIPTOR.services_by_name["OpsService"],
 )
-
-
-_GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 
 
 class _MethodTable(grpc.GenericRpcHandler):
@@ -84,7 +81,7 @@ class RpcServer:
         Raises:
             ConfigurationError: a method of the contract has no access option, or a servicer one that is not in it.
         """
-        _GRPC_LOG.addFilter(_is_worth_logging)
+        silence_departed_callers()
         shared = ("grpc.so_reuseport", int(share_port))
         self._server = grpc.aio.server(options=(shared, *OPTIONS, *rule.options(), *age.options()))
         services = [service.full_name for service in CONTRACT if service.name in servicers]
@@ -130,13 +127,6 @@ class RpcServer:
         except RuntimeError:
             fault = f"cannot listen on {listener.address}; is the port taken?"
             raise ConfigurationError(f"{listener.setting}: {fault}") from None
-
-
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    # grpc.aio logs an error with a traceback when a caller leaves while a message is on its way, which is none. A
-    # failure to send the status is kept: wrong trailing metadata causes it too.
-    error = record.exc_info[1] if record.exc_info else None
-    return type(error).__name__ != "ExecuteBatchError" or "SendStatus" in str(error)
 
 
 def _handlers(pipeline: HandlerPipeline, servicers: Mapping[str, object]) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from syncbeat_server.errors import DependencyDown, MigrationNeeded, Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, task_origin, work_origin
-from syncbeat_server.storage.migrate import Migration, read_migrations, require_current_schema
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.driver_errors import SchemaMissing
+from syncbeat_server.storage.schema_check import Migration, read_migrations, require_current_schema
 
 # Before all calls: it waits for nobody's statements but those under way.
 _PROBE = task_origin("health", WorkRank.PROMISE)

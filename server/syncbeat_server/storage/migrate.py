@@ -1,7 +1,7 @@
 """Runs migrations: numbered SQL files, each applied once, in order, in a transaction of its own.
 
 The runner uses a direct connection (or a session pooler's), under an advisory lock, as the login that owns the
-database. Servers only check: `require_current_schema` refuses a database that is older, or newer and incompatible.
+database. Servers only check (`schema_check`).
 
 Migrations leave a schema that earlier versions work on, so that a server can restart, or be rolled back, after the
 database was migrated. A migration that does not says so by its name: `NNNN_breaking_name.sql`.
@@ -9,31 +9,23 @@ database was migrated. A migration that does not says so by its name: `NNNN_brea
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
 
-from syncbeat_server.errors import ConfigurationError, MigrationFailed, MigrationNeeded
-from syncbeat_server.storage.postgres.commented import connect_apart
-from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.storage.postgres.driver_errors import StatementRejected, translated_errors
+from syncbeat_server.errors import MigrationFailed
+from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.roles import grant_roles, require_roles
+from syncbeat_server.storage.postgres.statement_comments import connect_apart
+from syncbeat_server.storage.schema_check import COMMAND, Applied, Migration, compare, read_migrations
 
 _log = logging.getLogger(__name__)
 
-COMMAND = "syncbeat-server migrate"
-DIRECTORY = Path(__file__).with_name("migrations")
-
-_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_BREAKING = re.compile(r"\d{4}_breaking_")
 _LOCK_KEY = int.from_bytes(b"syncbeat", "big")
 _CONNECT_S = 10.0
 _RUNNERS_WAIT_S = 120
@@ -41,159 +33,6 @@ _TABLE_LOCK_S = 30
 _FILE_S = 900
 _POOLER_ROUNDS = 4
 _Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-_INSUFFICIENT_PRIVILEGE = "42501"
-
-
-@dataclass(frozen=True)
-class Migration:
-    """One migration file: its number, its name, the SHA-256 of its bytes and its SQL."""
-
-    version: int
-    name: str
-    checksum: str
-    sql: str
-
-
-@dataclass(frozen=True)
-class Applied:
-    """Row of `schema_migrations`."""
-
-    version: int
-    name: str
-    checksum: str
-
-
-@dataclass(frozen=True)
-class SchemaState:
-    """Difference between the migrations of a database and the files of this code."""
-
-    applied: tuple[str, ...]
-    missing: tuple[str, ...]
-    unknown: tuple[str, ...]
-    changed: tuple[str, ...]
-
-    @property
-    def current(self) -> bool:
-        """Return True if the database has exactly the migrations of this code."""
-        return not (self.missing or self.unknown or self.changed)
-
-    @property
-    def breaking(self) -> str:
-        """Return the last unknown migration that this code cannot work with; empty if there is none."""
-        return next((name for name in reversed(self.unknown) if _BREAKING.match(name)), "")
-
-
-def read_migrations(directory: Path | None = None) -> list[Migration]:
-    """Return the migration files in order.
-
-    Raises:
-        MigrationFailed: a name is not NNNN_name.sql, or the numbers are not 1, 2, 3 and so on, each once.
-    """
-    found = []
-    for path in sorted((directory or DIRECTORY).iterdir()):
-        if path.suffix != ".sql":
-            continue
-        match = _FILE_NAME.fullmatch(path.name)
-        if match is None:
-            raise MigrationFailed(f"{path.name}: want NNNN_name.sql, in lower case")
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        found.append(Migration(int(match[1]), path.name, digest, content.decode("utf-8")))
-    for expected, migration in enumerate(found, start=1):
-        if migration.version != expected:
-            raise MigrationFailed(f"{migration.name}: want {expected:04}; there is a gap, or a number twice")
-    return found
-
-
-def compare(applied: Sequence[Applied], migrations: Sequence[Migration]) -> SchemaState:
-    """Compare the migrations applied to a database with the files."""
-    files = {migration.version: migration for migration in migrations}
-    rows = {row.version: row for row in applied}
-    return SchemaState(
-        applied=tuple(row.name for row in applied),
-        missing=tuple(m.name for m in migrations if m.version not in rows),
-        unknown=tuple(row.name for row in applied if row.version not in files),
-        changed=tuple(
-            files[row.version].name
-            for row in applied
-            if row.version in files and files[row.version].checksum != row.checksum
-        ),
-    )
-
-
-async def schema_state(
-    conn: Connection, directory: Path | None = None, migrations: Sequence[Migration] | None = None
-) -> SchemaState:
-    """Compare the database of `conn` with the files; one without our tables lacks them all.
-
-    `migrations` are the files, if they are read already.
-
-    Raises:
-        DependencyDown: the database does not answer.
-        StatementRejected: the login may not read the table of migrations (42501).
-    """
-    migrations = read_migrations(directory) if migrations is None else migrations
-    if await conn.fetchval("SELECT to_regclass('schema_migrations')") is None:
-        return compare((), migrations)
-    rows = await conn.fetch("SELECT version, name, checksum FROM schema_migrations ORDER BY version")
-    return compare([Applied(row["version"], row["name"], row["checksum"]) for row in rows], migrations)
-
-
-async def require_current_schema(
-    conn: Connection, directory: Path | None = None, migrations: Sequence[Migration] | None = None
-) -> None:
-    """Check that this code works with the database; servers do so before they serve, and while they do.
-
-    Raises:
-        MigrationNeeded: it is older, newer by a breaking file, or was migrated by other files; the message has the fix.
-        DependencyDown: the database does not answer.
-    """
-    try:
-        state = await schema_state(conn, directory, migrations)
-    except StatementRejected as error:
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
-            raise
-        raise MigrationNeeded(f"the login may not read the database's tables: run '{COMMAND}'") from error
-    if state.breaking:
-        raise MigrationNeeded(f"the database is newer than this server (it has {state.breaking}): run a newer server")
-    if state.changed:
-        raise MigrationNeeded(f"{state.changed[0]} is not the file the database was migrated with")
-    if state.missing:
-        lacks = state.missing[0]
-        raise MigrationNeeded(f"the database is older than this server (it lacks {lacks}): run '{COMMAND}'")
-
-
-async def require_restricted_login(conn: Connection) -> None:
-    """Check that row-level security binds the login of `conn`.
-
-    Raises:
-        ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role), or its
-            row_security is off, with which PostgreSQL refuses every statement that a policy would bind.
-        DependencyDown: the database does not answer.
-    """
-    row = await conn.fetchrow(
-        """SELECT current_user::text AS login, quote_ident(current_user) AS quoted,
-                  quote_ident(current_database()) AS database,
-                  (SELECT source FROM pg_settings WHERE name = 'row_security' AND setting = 'off') AS off_by,
-                  bool_or(r.rolsuper OR r.rolbypassrls) AS bypasses,
-                  EXISTS (SELECT FROM pg_class c
-                          WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace
-                            AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns
-           FROM pg_roles r WHERE pg_has_role(current_user, r.oid, 'MEMBER')"""
-    )
-    if row is not None and (row["bypasses"] or row["owns"]):
-        raise ConfigurationError(
-            f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS "
-            "or owner of the tables): give the service a login of its own, as deploy/postgres/10-logins.sh does"
-        )
-    if row is not None and row["off_by"] is not None:
-        # A setting of this login in this database overrides all others but those of the address itself.
-        fix = f"run ALTER ROLE {row['quoted']} IN DATABASE {row['database']} SET row_security = on"
-        raise ConfigurationError(
-            f"SYNCBEAT_DATABASE_URL: row_security is off for the login {row['login']}, so that PostgreSQL refuses its "
-            f"queries: {'take row_security out of the address' if row['off_by'] == 'client' else fix}"
-        )
 
 
 async def migrate(session_url: str, *, app_login: str, directory: Path | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from syncbeat_server.sync.feed.reader import FeedReader
 from syncbeat_server.sync.hints.builder import HintBuilder
 from syncbeat_server.sync.hints.writer_presence import WriterPresence
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, FeedPage, Hint, Poll, Priority
-from syncbeat_server.sync.store import device_views, scopes
+from syncbeat_server.sync.store import reported_activity, scopes
 
 
 class SyncService:
@@ -94,5 +94,5 @@ class SyncService:
 
     async def _write_reports(self, reports: Sequence[tuple[DeviceKey, Activity]]) -> Sequence[None]:
         async with self._database.transaction() as conn:
-            await device_views.report_activity(conn, reports)
+            await reported_activity.report_activity(conn, reports)
         return [None] * len(reports)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from syncbeat_server.ops.child_process import end_with_parent
+from syncbeat_server.ops.parent_death_signal import end_with_parent
 
 _SIGNAL_STATUS = 128
 """Exit status of a program ended by a signal, in a shell, minus the signal's number."""

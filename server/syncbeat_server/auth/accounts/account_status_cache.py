@@ -6,9 +6,9 @@ import asyncio
 import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
+from syncbeat_server.auth.accounts.refresh_confirmation import confirms_refresh, record_confirmations
 from syncbeat_server.auth.model import AccountKey, AccountStatus, VerifiedToken
 from syncbeat_server.auth.store import users
 from syncbeat_server.clock import Clock
@@ -69,7 +69,9 @@ class AccountStatusCache:
         """Return the status of a token's account if it is cached and the token confirms no newer refresh token."""
         key = _key(token)
         entry = self._entries.get(key)
-        if entry is None or entry.valid_until <= self._clock.monotonic() or _confirms(token.counter, entry.status):
+        if entry is None or entry.valid_until <= self._clock.monotonic():
+            return None
+        if confirms_refresh(token.counter, entry.status):
             return None
         self._entries.move_to_end(key)
         return entry
@@ -174,26 +176,11 @@ class AccountStatusCache:
                 # Read again: another process may have inserted the user first, and blocked it since.
                 again = dict(zip(unknown, await users.read_statuses(conn, unknown), strict=True))
                 statuses = [again.get(key, status) for key, status in zip(keys, statuses, strict=True)]
-            confirmed = {
-                (read.key.app_id, read.key.session_id): read.counter
-                for read, status in zip(reads, statuses, strict=True)
-                if _confirms(read.counter, status)
-            }
-            if confirmed:
-                await users.confirm_counters(conn, [(*session, counter) for session, counter in confirmed.items()])
-        return [
-            replace(status, confirmed=max(read.counter, status.confirmed)) if status.session_active else status
-            for read, status in zip(reads, statuses, strict=True)
-        ]
+            return await record_confirmations(conn, [(read.key, read.counter) for read in reads], statuses)
 
 
 def _key(token: VerifiedToken) -> AccountKey:
     return AccountKey(token.issuer.app_id, token.user_id, token.session_id if token.issuer.own_sessions else "")
-
-
-def _confirms(counter: int, status: AccountStatus) -> bool:
-    """Tell if an access token proves for the first time that the refresh token issued with it has arrived."""
-    return status.session_active and counter > status.confirmed
 
 
 def _retrieve_error(task: asyncio.Task[CachedStatus]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -93,6 +93,17 @@ async def advance_counter(conn: Connection, app_id: str, session_id: str, idle_s
     if row is None:
         raise AssertionError("the session is locked, so it is there")
     return SessionTimes(*row.values())
+
+
+async def confirm_counters(conn: Connection, counters: Sequence[tuple[str, str, int]]) -> None:
+    """Record that the holder of each (app, session) has received the refresh token of this counter."""
+    await conn.execute(
+        """UPDATE sessions s SET confirmed = k.counter
+           FROM unnest($1::text[], $2::text[], $3::bigint[]) AS k (app_id, session_id, counter)
+           WHERE (s.app_id, s.session_id) = (k.app_id, k.session_id)
+             AND s.confirmed < k.counter AND k.counter <= s.counter""",
+        *([one[column] for one in counters] for column in range(3)),
+    )
 
 
 async def revoke_session(conn: Connection, app_id: str, session_id: str, user_id: str, reason: str) -> bool:

@@ -49,17 +49,6 @@ async def insert_users(conn: Connection, users: Sequence[tuple[str, str]]) -> No
     )
 
 
-async def confirm_counters(conn: Connection, counters: Sequence[tuple[str, str, int]]) -> None:
-    """Record that the holder of each (app, session) has received the refresh token of this counter."""
-    await conn.execute(
-        """UPDATE sessions s SET confirmed = k.counter
-           FROM unnest($1::text[], $2::text[], $3::bigint[]) AS k (app_id, session_id, counter)
-           WHERE (s.app_id, s.session_id) = (k.app_id, k.session_id)
-             AND s.confirmed < k.counter AND k.counter <= s.counter""",
-        *([one[column] for one in counters] for column in range(3)),
-    )
-
-
 async def enable_user(conn: Connection, app_id: str, user_id: str) -> int:
     """Insert the user, or clear its disabled and deleted marks, and lock the row. Returns its generation."""
     return int(

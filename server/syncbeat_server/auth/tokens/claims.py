@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeGuard
 
 from syncbeat_server.auth.model import Issuer
-from syncbeat_server.auth.tokens.shown_claims import show
+from syncbeat_server.auth.tokens.redacted_claims import show
 from syncbeat_server.errors import TokenExpired, TokenFault, TokenInvalid
 
 # Roles of Supabase's API keys, which are signed with the users' secret; every app ships the first. They name no user.

@@ -23,7 +23,7 @@ from syncbeat_server.defaults import (
     STREAMS_PER_USER,
 )
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.ops.memory import default_cache_mib, devices_in, memory_limit_bytes
+from syncbeat_server.ops.cache_memory import default_cache_mib, devices_in, memory_limit_bytes
 from syncbeat_server.ops.settings.app import AppSettings, session_issuer
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.sources import PREFIX

@@ -1,4 +1,8 @@
-"""SQL of the daily maximum: counts what a device is shown in its day."""
+"""SQL of the daily maximum: takes a place among the messages that a device is shown in its day, and gives it back.
+
+An attempt takes its place before it is made (ADR 101). `queue.finish` and `queue.release` give back those that showed
+nothing, by the expressions below.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,18 @@ from typing import NamedTuple
 
 from syncbeat_server.directory.store.device_locks import lock_in_order
 from syncbeat_server.push.model import ClaimedDelivery, device_columns
-from syncbeat_server.push.store.state_sql import IN_FLIGHT
+from syncbeat_server.push.policy.transitions import Event
+from syncbeat_server.push.store.state_sql import IN_FLIGHT, becomes
 from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.storage.postgres.database import Connection
+
+PLACE_AFTER_ATTEMPT = f"""
+               CASE WHEN k.state = {becomes(Event.SEND)} OR k.reason = 'AMBIGUOUS' OR d.ambiguous
+                    THEN d.counted_at END"""
+"""Expression for `deliveries.counted_at` after an attempt: what was shown, or may have been, keeps its place."""
+
+PLACE_WITHOUT_ATTEMPT = "CASE WHEN d.ambiguous THEN d.counted_at END"
+"""The same for one that is given back before its attempt; an earlier attempt may have shown it."""
 
 
 class DailyCount(NamedTuple):
@@ -25,7 +38,7 @@ async def count_shown(conn: Connection, capped: Sequence[tuple[ClaimedDelivery, 
     """Count deliveries towards the day of their device, up to its maximum.
 
     Each comes with the maximum of its device and the beginning of its day. One that was counted before may be shown. An
-    attempt that shows nothing gives its place back (`queue.finish`), so that no delivery waits for a day because of it.
+    attempt that shows nothing gives its place back, so that no delivery waits for a day because of it.
     """
     deliveries = [delivery for delivery, _, _ in capped]
     columns = device_columns(deliveries)

@@ -19,6 +19,7 @@ import orjson
 from syncbeat_server.directory.model import QuietHours
 from syncbeat_server.push.model import MAX_OTHER_SCOPES, ClaimedDelivery, Content, DeliveryUpdate, Kind, Lane, Reason
 from syncbeat_server.push.policy.transitions import Event, Guard
+from syncbeat_server.push.store.daily_maximum import PLACE_AFTER_ATTEMPT, PLACE_WITHOUT_ATTEMPT
 from syncbeat_server.push.store.state_sql import IN_FLIGHT, WAITING, becomes
 from syncbeat_server.storage.postgres.database import Connection, Row
 
@@ -240,8 +241,7 @@ async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str
                                             d.created_at + greatest(d.expires_at - d.created_at, interval '7 days'))
                                  ELSE d.expires_at END,
                attempts = d.attempts - CASE WHEN k.give_back THEN 1 ELSE 0 END,
-               -- The daily maximum counts what was shown, or may have been.
-               counted_at = CASE WHEN k.state = {_SENT} OR k.reason = 'AMBIGUOUS' OR d.ambiguous THEN d.counted_at END,
+               counted_at = {PLACE_AFTER_ATTEMPT},
                first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
                moves = d.moves + CASE WHEN k.redirected THEN 1 ELSE 0 END,
                ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
@@ -344,7 +344,7 @@ async def release(conn: Connection, lease_tokens: Sequence[str]) -> int:
         f"""WITH {_LEASED}
            UPDATE deliveries d SET {_end_lease(Event.RELEASE)}, attempts = d.attempts - 1,
                   first_claimed_at = CASE WHEN d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
-                  counted_at = CASE WHEN d.ambiguous THEN d.counted_at END
+                  counted_at = {PLACE_WITHOUT_ATTEMPT}
            FROM leased WHERE (d.app_id, d.delivery_id) = (leased.app_id, leased.delivery_id) RETURNING 1 AS given""",
         list(lease_tokens),
     )

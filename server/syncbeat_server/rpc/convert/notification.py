@@ -1,23 +1,22 @@
-"""Converts what a notification shows, and finds what no push service could deliver: size, reserved names, links."""
+"""Converts what a notification shows; `notification_faults` has what no push service could deliver."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from syncbeat.v1 import core_pb2
-from syncbeat_server.errors import FieldReason, FieldViolation
-from syncbeat_server.push.content.links import action_fault, image_fault
-from syncbeat_server.push.content.payload_size import MAX_CONTENT_BYTES, payload_bytes
+from syncbeat_server.errors import FieldViolation
 from syncbeat_server.push.content.templates import Template, render_all
 from syncbeat_server.push.model import Content
-
-# Reserved by FCM (its reference of `data`, and what it refuses), and set by us in every delivery.
-_RESERVED = frozenset({"from", "message_type", "gcm", "collapse_key", "delivery_id", "ack_token", "syncbeat"})
-_RESERVED_PREFIXES = ("google.", "gcm.")
-RESERVED_IN_TRIGGER = _RESERVED | {"type", "scope", "epoch", "sequence", "other_scopes"}
-"""Names of `data` that a sync trigger cannot set: a wake-up carries them itself."""
+from syncbeat_server.rpc.convert.notification_faults import (
+    RESERVED,
+    link_faults,
+    reserved_name_faults,
+    size_faults,
+    template_faults,
+)
 
 
 class Templates(Protocol):
@@ -33,7 +32,7 @@ def content(
     path: str,
     templates: Mapping[str, Template],
     faults: list[FieldViolation],
-    reserved: frozenset[str] = _RESERVED,
+    reserved: frozenset[str] = RESERVED,
 ) -> Content:
     """Return the content of a notification, and append to `faults` what is wrong with it.
 
@@ -52,21 +51,17 @@ def content(
         template=given.template,
         variables=dict(given.variables),
     )
-    template_faults = _template_faults(shown, path, templates)
+    problems = template_faults(shown, path, templates)
     versions = [shown]
-    if shown.template and not template_faults:
+    if shown.template and not problems:
         template = templates[shown.template]
         versions = list(render_all(shown, template))
         texts = {locale: (one.title, one.body) for locale, one in zip(template.texts, versions, strict=True)}
         shown = replace(shown, texts=texts)
-    faults += template_faults or _size_faults(versions, path)
+    faults += problems or size_faults(versions, path)
     if shown.image_url or shown.click_action or shown.badge is not None:
-        faults += _link_faults(shown, path)
-    faults += [
-        FieldViolation(f'{path}.data["{name}"]', "a reserved name", FieldReason.RESERVED)
-        for name in sorted(shown.data)
-        if name in reserved or name.startswith(_RESERVED_PREFIXES)
-    ]
+        faults += link_faults(shown, path)
+    faults += reserved_name_faults(shown, path, reserved)
     return shown
 
 
@@ -84,44 +79,3 @@ def content_message(shown: Content) -> core_pb2.Notification:
         template=shown.template,
         variables=shown.variables,
     )
-
-
-def _link_faults(shown: Content, path: str) -> list[FieldViolation]:
-    by_field = {"image_url": image_fault(shown.image_url), "click_action": action_fault(shown.click_action)}
-    faults = [
-        FieldViolation(f"{path}.{name}", fault, FieldReason.MALFORMED)
-        for name, fault in by_field.items()
-        if fault is not None
-    ]
-    # Where a platform has no field for them, they reach the app among its data.
-    sent_as_data = {"click_action": bool(shown.link), "badge": shown.badge_only}
-    return faults + [
-        FieldViolation(f'{path}.data["{name}"]', "stands for the field of this name", FieldReason.CONFLICT)
-        for name, given in sent_as_data.items()
-        if given and name in shown.data
-    ]
-
-
-def _template_faults(shown: Content, path: str, templates: Mapping[str, Template]) -> list[FieldViolation]:
-    if not shown.template:
-        return (
-            [FieldViolation(f"{path}.variables", "only with a template", FieldReason.CONFLICT)]
-            if shown.variables
-            else []
-        )
-    template = templates.get(shown.template)
-    if template is None:
-        return [FieldViolation(f"{path}.template", "there is no such template", FieldReason.UNKNOWN_VALUE)]
-    faults = [
-        FieldViolation(f'{path}.variables["{name}"]', "the template needs it", FieldReason.REQUIRED)
-        for name in sorted(template.variables - set(shown.variables))
-    ]
-    if shown.title or shown.body:
-        faults.append(FieldViolation(f"{path}.template", "want no title and no body beside it", FieldReason.CONFLICT))
-    return faults
-
-
-def _size_faults(versions: Sequence[Content], path: str) -> list[FieldViolation]:
-    if max(map(payload_bytes, versions)) > MAX_CONTENT_BYTES:
-        return [FieldViolation(path, f"at most {MAX_CONTENT_BYTES} bytes in all, as JSON", FieldReason.TOO_LONG)]
-    return []

@@ -17,7 +17,8 @@ from syncbeat_server.rpc.convert.fields import (
     seconds,
     timestamp,
 )
-from syncbeat_server.rpc.convert.notification import RESERVED_IN_TRIGGER, content
+from syncbeat_server.rpc.convert.notification import content
+from syncbeat_server.rpc.convert.notification_faults import RESERVED_IN_TRIGGER
 from syncbeat_server.rpc.pipeline.call_context import Call
 from syncbeat_server.sync.model import (
     Activity,

@@ -20,7 +20,7 @@ from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import Decision, refusal
 from syncbeat_server.ratelimit.quotas import QuotaCounters
-from syncbeat_server.ratelimit.rules import AppRules
+from syncbeat_server.ratelimit.rules import AppRules, count_by_scope
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 
 _CLASSES = {
@@ -195,9 +195,8 @@ class MethodLimits:
             elif request is None:
                 continue
             elif subject is _SCOPE:
-                # A user's calls count for the scope by themselves: nobody uses up the limit of a scope of others.
-                user = principal.name if principal.kind is _USER else ""
-                wants += [((rule, scope, user), cost) for scope in self._scopes(request)]
+                user_id = principal.name if principal.kind is _USER else ""
+                wants += count_by_scope(rule, self._scopes(request), user_id, cost)
             elif self._names_device and (device := request.device_id):
                 wants.append(((rule, self._device_owner(principal, request), device), cost))
         return wants

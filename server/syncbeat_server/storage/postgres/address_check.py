@@ -6,9 +6,9 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from syncbeat_server.storage.postgres.commented import connect_apart
 from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.statement_comments import connect_apart
 
 _CONNECT_S = 5.0
 # What is reserved for superusers, and since version 16 for others, is not the service's. A limit of -1 is none.

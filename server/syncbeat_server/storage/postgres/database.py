@@ -33,8 +33,8 @@ from syncbeat_server.storage.postgres.driver_errors import (
     translate,
     translated_errors,
 )
-from syncbeat_server.storage.postgres.pool import READ_COMMITTED, ConnectionPool, PooledConnection
-from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.pool.connection_pool import READ_COMMITTED, ConnectionPool, PooledConnection
+from syncbeat_server.storage.postgres.pool.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.time_limits import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,

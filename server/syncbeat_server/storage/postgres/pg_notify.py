@@ -14,9 +14,9 @@ import asyncpg
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
-from syncbeat_server.storage.postgres.commented import CommentedConnection
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.statement_comments import CommentedConnection
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,7 @@
-"""Grants the service's login the roles that row-level security needs, or says what an administrator must run."""
+"""Grants the service's login the roles that row-level security needs, and refuses a login that it does not bind.
+
+What the owner of the database may not grant, an administrator must: the error has the statements.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,45 @@ from typing import TypeAlias
 
 import asyncpg
 
-from syncbeat_server.errors import MigrationFailed
+from syncbeat_server.errors import ConfigurationError, MigrationFailed
+from syncbeat_server.storage.postgres.database import Connection
 
 _GRANT_TRIES = 20
 # GRANTs of one role in several databases at once conflict: one of them fails with these codes, and is repeated.
 _RACES = ("XX000", "23505", "40001", "40P01")
 _Raw: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+async def require_restricted_login(conn: Connection) -> None:
+    """Check that row-level security binds the login of `conn`.
+
+    Raises:
+        ConfigurationError: it is a superuser, has BYPASSRLS or owns the tables (itself or through a role), or its
+            row_security is off, with which PostgreSQL refuses every statement that a policy would bind.
+        DependencyDown: the database does not answer.
+    """
+    row = await conn.fetchrow(
+        """SELECT current_user::text AS login, quote_ident(current_user) AS quoted,
+                  quote_ident(current_database()) AS database,
+                  (SELECT source FROM pg_settings WHERE name = 'row_security' AND setting = 'off') AS off_by,
+                  bool_or(r.rolsuper OR r.rolbypassrls) AS bypasses,
+                  EXISTS (SELECT FROM pg_class c
+                          WHERE c.relkind IN ('r', 'p') AND c.relnamespace = current_schema()::regnamespace
+                            AND pg_has_role(current_user, c.relowner, 'MEMBER')) AS owns
+           FROM pg_roles r WHERE pg_has_role(current_user, r.oid, 'MEMBER')"""
+    )
+    if row is not None and (row["bypasses"] or row["owns"]):
+        raise ConfigurationError(
+            f"SYNCBEAT_DATABASE_URL: the login {row['login']} is above row-level security (superuser, BYPASSRLS "
+            "or owner of the tables): give the service a login of its own, as deploy/postgres/10-logins.sh does"
+        )
+    if row is not None and row["off_by"] is not None:
+        # A setting of this login in this database overrides all others but those of the address itself.
+        fix = f"run ALTER ROLE {row['quoted']} IN DATABASE {row['database']} SET row_security = on"
+        raise ConfigurationError(
+            f"SYNCBEAT_DATABASE_URL: row_security is off for the login {row['login']}, so that PostgreSQL refuses its "
+            f"queries: {'take row_security out of the address' if row['off_by'] == 'client' else fix}"
+        )
 
 
 async def require_roles(conn: _Raw, app_login: str) -> None:

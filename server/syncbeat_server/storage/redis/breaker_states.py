@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.resilience.fleet_breaker import FleetState, Step
-from syncbeat_server.storage.redis.answers import parsed_answer
 from syncbeat_server.storage.redis.bus import RedisBus
+from syncbeat_server.storage.redis.script_answers import parsed_answer
 
 _PREFIX = "breaker:"
 _VERSION = "breakers"

@@ -25,10 +25,10 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.redis.address import RedisAddress, parse_redis_url
-from syncbeat_server.storage.redis.answers import NO_ANSWER
 from syncbeat_server.storage.redis.failure_causes import AWAY, MOVED, cause_of
 from syncbeat_server.storage.redis.outage_log import RedisHealth
 from syncbeat_server.storage.redis.presence_scripts import EXISTS, MARK, UNMARK
+from syncbeat_server.storage.redis.script_answers import NO_ANSWER
 from syncbeat_server.storage.redis.time_limits import DEFAULT_TIMINGS, RedisTimings
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_server.storage.redis.answers import parsed_answer
 from syncbeat_server.storage.redis.bus import RedisBus
+from syncbeat_server.storage.redis.script_answers import parsed_answer
 
 MOST_ASKS = 500
 """Of one call: a script of a millisecond or two, during which Redis serves nobody else."""

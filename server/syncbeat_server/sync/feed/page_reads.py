@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.page_sizes import PageRequest, Pages
+from syncbeat_server.sync.feed.fair_sharing import PageRequest, Pages
 from syncbeat_server.sync.feed.resumable_cursors import can_resume, resumable_cursor
 from syncbeat_server.sync.model import Cursor, FeedPage, ScopeState
 from syncbeat_server.sync.store import changes, member_scopes

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 
 from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.feed.page_reads import read_pages
-from syncbeat_server.sync.feed.page_sizes import (
+from syncbeat_server.sync.feed.fair_sharing import (
     PAGE_OCTETS,
     READS_PER_STATEMENT,
     Caller,
@@ -26,6 +25,7 @@ from syncbeat_server.sync.feed.page_sizes import (
     statements,
     within_share,
 )
+from syncbeat_server.sync.feed.page_reads import read_pages
 from syncbeat_server.sync.model import Cursor, ScopeState, UserKey
 from syncbeat_server.sync.store import member_scopes
 

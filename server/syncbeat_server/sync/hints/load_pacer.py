@@ -14,8 +14,9 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.sync.hints.load_meter import LoadFigures, LoadLimits, LoadMeter
+from syncbeat_server.sync.hints.reconnect_spacing import ReconnectSpacer
 from syncbeat_server.sync.policy.arrival_book import HORIZON_S, ArrivalBook
-from syncbeat_server.sync.policy.load_leveling import LoadLeveler, ReturnSpacer
+from syncbeat_server.sync.policy.load_leveling import LoadLeveler
 
 _TICK_S = 1.0
 _MINUTE_S = 60
@@ -53,7 +54,7 @@ class LoadPacer:
         self._metrics = metrics
         self._meter = LoadMeter(clock, limits)
         self._leveler = LoadLeveler(ArrivalBook(clock.now().timestamp()), draw)
-        self._reconnects, self._retries = ReturnSpacer(), ReturnSpacer()
+        self._reconnects, self._retries = ReconnectSpacer(), ReconnectSpacer()
         self._rotation = 0
         self._window_s = limits.window_s
         self._window = int(clock.now().timestamp()) // self._window_s

@@ -1,8 +1,8 @@
 """Caches the inputs of hints in memory: one view per device, whose scope states are shared between views.
 
 Change notifications invalidate entries. They can be lost, so `view_sweep.ViewSweep` compares the cache with the
-database, and everything that was not confirmed for `trusted_s` is dropped. While notifications cannot arrive at all,
-the cache answers nothing, and each call reads the database.
+database, and everything that was not compared for 8 s is dropped (`view_staleness`). While notifications cannot arrive
+at all, the cache answers nothing, and each call reads the database.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.runtime.eviction_alarm import EvictionAlarm
+from syncbeat_server.sync.hints.view_staleness import MAX_STALENESS_S, StalenessBound
 from syncbeat_server.sync.model import DeviceKey, ScopeKey, ScopeState, UserKey
 from syncbeat_server.sync.policy import heads_of
 from syncbeat_server.sync.store.device_views import DeviceView
 
-TRUSTED_S = 8.0
-"""Seconds for which entries are served after they were last compared with the database."""
 MAX_MEAN_SCOPES = 5
 """Scopes that a view may have on average; with more of them fewer views are kept."""
 _FEW_SCOPES = 32
@@ -71,12 +70,13 @@ class ViewCacheStats(NamedTuple):
 class ViewCache:
     """Caches the views of at most `size` devices and evicts the least recently used first."""
 
-    def __init__(self, clock: Clock, listening: Callable[[], bool], size: int, trusted_s: float = TRUSTED_S) -> None:
+    def __init__(
+        self, clock: Clock, listening: Callable[[], bool], size: int, max_staleness_s: float = MAX_STALENESS_S
+    ) -> None:
         """`listening()` returns whether change notifications of other processes can arrive."""
         self._clock = clock
         self._listening = listening
         self._size = size
-        self._trusted_s = trusted_s
         self._views: OrderedDict[DeviceKey, _CachedView] = OrderedDict()
         self._devices_of_user: defaultdict[UserKey, set[DeviceKey]] = defaultdict(set)
         self._slots: dict[ScopeKey, _ScopeSlot] = {}
@@ -84,7 +84,7 @@ class ViewCache:
         self._reads: set[ViewRead] = set()
         self._hits = self._misses = 0
         self._evicted = EvictionAlarm(clock, "views of devices", size)
-        self._trusted_until = clock.monotonic() + trusted_s
+        self._staleness = StalenessBound(clock, max_staleness_s)
 
     def __len__(self) -> int:
         return len(self._views)
@@ -141,7 +141,7 @@ class ViewCache:
         self._slot_uses = 0
         for read in self._reads:
             read.everything = True
-        self._trusted_until = self._clock.monotonic() + self._trusted_s
+        self._staleness.restart()
 
     def confirm(self, heads: Mapping[ScopeKey, tuple[str, int]], moment: float) -> None:
         """Trust the cache anew as of a monotonic moment at which the database was compared with it.
@@ -153,7 +153,7 @@ class ViewCache:
             state = None if slot is None else slot.state
             if state is not None and (state.epoch != epoch or state.head != head):
                 self.scope_changed(*key)
-        self._trusted_until = moment + self._trusted_s
+        self._staleness.compared_at(moment)
 
     @contextmanager
     def reading(self) -> Iterator[ViewRead]:
@@ -199,7 +199,7 @@ class ViewCache:
         if cached is None or not self._listening():
             return None
         now = self._clock.monotonic()
-        if now >= self._trusted_until:
+        if now >= self._staleness.expires_at:
             self.invalidate_all()
             return None
         return cached if now < cached.expires_at else None

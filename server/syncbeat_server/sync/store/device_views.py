@@ -1,4 +1,4 @@
-"""Reads the inputs of a device's hint in one statement, and stores the activity that devices report."""
+"""Reads the inputs of a device's hint in one statement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import orjson
 
 from syncbeat_server.directory.model import MAX_SCOPES
-from syncbeat_server.directory.store import devices as directory
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, DeviceKey, Network, Reach, ScopeState
 from syncbeat_server.sync.store.device_cursors import device_columns
@@ -103,9 +102,3 @@ def _activity(text: str | None) -> Activity | None:
         return None
     fields: dict[str, Any] = orjson.loads(text)
     return Activity(ActivityState(fields["state"]), fields["idle_s"], Network(fields["network"]), fields["battery_low"])
-
-
-async def report_activity(conn: Connection, reports: Sequence[tuple[DeviceKey, Activity]]) -> None:
-    """Store the newest report of each device; devices that are not registered are skipped."""
-    newest: dict[tuple[str, str, str], str] = {device: orjson.dumps(activity).decode() for device, activity in reports}
-    await directory.report_activity(conn, newest)

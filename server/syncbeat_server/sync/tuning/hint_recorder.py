@@ -19,7 +19,7 @@ from syncbeat_server.sync.policy.staleness import (
     staleness_of_delivery,
     staleness_of_poll,
 )
-from syncbeat_server.sync.tuning.counters import AppCounters
+from syncbeat_server.sync.tuning.app_counters import AppCounters
 
 _MAX_DEVICES = 50_000
 _MAX_SAMPLES_OF_APP = 2_000

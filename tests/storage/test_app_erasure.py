@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.app_rows import AppErasure, app_tables, apps_with_rows, count_rows
+from syncbeat_server.storage.app_erasure import AppErasure, app_tables, apps_with_rows, count_rows
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.app_rows import PLANTS, count_app_rows, plant_app
 from tests.support.databases import DatabaseUrls

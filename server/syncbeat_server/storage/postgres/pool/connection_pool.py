@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,10 +19,14 @@ from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 from syncbeat_server.errors import Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
-from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
 from syncbeat_server.storage.postgres.hosts import Hosts
-from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
-from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
+from syncbeat_server.storage.postgres.pool.array_types import know_types, read_array_types
+from syncbeat_server.storage.postgres.pool.connection_refusals import is_away, is_too_many
+from syncbeat_server.storage.postgres.pool.pool_figures import PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.pool.prepared_statements import keep_prepared_statements
+from syncbeat_server.storage.postgres.pool.ranked_slots import RankedSlots
+from syncbeat_server.storage.postgres.pool.tcp_keepalive import set_keepalive
+from syncbeat_server.storage.postgres.statement_comments import CommentedConnection, connect_apart
 from syncbeat_server.storage.postgres.time_limits import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
@@ -36,21 +39,8 @@ READ_COMMITTED = "read committed"
 _CONNECTING = task_origin("connect")
 _ANY_NUMBER = 1 << 62
 _CLOSE_S = 1.0
-_PREPARED_STATEMENTS = 300
-"""Kept by each connection that keeps any: all that a process uses, some 200; each is prepared anew after 5 minutes."""
 
-# "Too many connections" of the server, a login or a database (PostgreSQL documentation, appendix A). Poolers have no
-# code of their own for it: PgBouncer answers 08P01, Supavisor XX000, each with one of these phrases.
-_TOO_MANY = "53300"
-_CODES_OF_POOLERS = ("08P01", "XX000")
-_WORDS_OF_POOLERS = ("no more connections allowed", "max client", "maxclients", "too many connections")
 _LONGEST_PAUSE_S = 1.0  # between two requests to a full server
-# A server that shuts down or starts up; a pooler that cannot reach it.
-_AWAY = ("57P", "08")
-
-# A host that vanishes closes no connection. It is probed after 10 s of silence, then each 5 s, and given up after three
-# probes without an answer, or 15 s after sending data that it does not acknowledge (Linux: tcp(7)).
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 
 
 class PooledConnection(CommentedConnection):
@@ -213,7 +203,7 @@ class ConnectionPool:
             try:
                 return await self.driver.acquire(timeout=self.timings.connect_s)
             except asyncpg.PostgresError as error:
-                if not _is_too_many(error):
+                if not is_too_many(error):
                     raise
         return await self._wait_for_one()
 
@@ -228,7 +218,7 @@ class ConnectionPool:
             try:
                 return await self.driver.acquire(timeout=max(0.0, ends_at - now()))
             except asyncpg.PostgresError as error:
-                if not _is_too_many(error) or now() >= ends_at:
+                if not is_too_many(error) or now() >= ends_at:
                     raise
 
     async def _wait_turn(self, seconds: float) -> None:
@@ -257,7 +247,7 @@ class ConnectionPool:
         try:
             opened = await _opened(self._hosts, *address, **settings)
         except asyncpg.PostgresError as error:
-            if _is_too_many(error) and self._refusal is None:
+            if is_too_many(error) and self._refusal is None:
                 self._back_off()
                 self._refusal = error
             raise
@@ -287,7 +277,7 @@ class ConnectionPool:
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
         # Behind it a statement that one server process has prepared is unknown to the next one.
         if self._prepare or (self._prepare is None and process == conn.get_server_pid()):
-            _keep_prepared_statements(conn)
+            keep_prepared_statements(conn)
 
     async def _probe(self) -> bool:
         """Tell if the server answers on a connection of its own, outside the pool. One that is full does."""
@@ -298,7 +288,7 @@ class ConnectionPool:
             finally:
                 conn.terminate()  # it has answered: that it closes slowly says nothing
         except asyncpg.PostgresError as error:
-            return _is_too_many(error) or not (error.sqlstate or "").startswith(_AWAY)
+            return is_too_many(error) or not is_away(error)
         return True
 
     def _doubt(self, silent: PooledConnection) -> None:
@@ -338,13 +328,6 @@ def _is_open(conn: PoolConnectionProxy) -> bool:
         return False
 
 
-def _is_too_many(error: asyncpg.PostgresError) -> bool:
-    message = str(error).lower()
-    return error.sqlstate == _TOO_MANY or (
-        error.sqlstate in _CODES_OF_POOLERS and any(words in message for words in _WORDS_OF_POOLERS)
-    )
-
-
 async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Connection:
     # In a context of its own: a connection outlives the call that happened to open it, and its later faults must not
     # be logged with that call's id.
@@ -358,22 +341,5 @@ async def _opened(hosts: Hosts, *address: Any, **settings: Any) -> asyncpg.Conne
         if opening.done() and not opening.cancelled() and opening.exception() is None:
             opening.result().terminate()
         raise
-    _keep_alive(opened)
+    set_keepalive(opened)
     return opened
-
-
-def _keep_alive(conn: asyncpg.Connection) -> None:
-    sock = cast(Any, conn)._transport.get_extra_info("socket")  # the driver has no option for it
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        option = getattr(socket, name, None)  # not every system has each
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _keep_prepared_statements(conn: asyncpg.Connection) -> None:
-    driver = cast(Any, conn)  # it takes the size of its cache when it connects, before the server can be asked
-    driver._stmt_cache.set_max_size(_PREPARED_STATEMENTS)
-    driver._stmt_cache_enabled = True

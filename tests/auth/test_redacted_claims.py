@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.auth.tokens.shown_claims import show, show_known
+from syncbeat_server.auth.tokens.redacted_claims import show, show_known
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from syncbeat_server.clock import SystemClock
-from syncbeat_server.storage.app_rows import AppErasure, Erased, app_tables, apps_with_rows, count_rows
-from syncbeat_server.storage.migrate import require_current_schema, require_restricted_login
+from syncbeat_server.storage.app_erasure import AppErasure, Erased, app_tables, apps_with_rows, count_rows
 from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.schema_check import require_current_schema
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import uvloop
 
-from bench.echo import STREAM
+from bench.echo_server import STREAM
 
 PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
 READY = "slots: serving on"

@@ -1,6 +1,6 @@
 """Becomes another program that ends when its parent does. A script of its own, run as
 
-    python -I -S child_process.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM ARGUMENT...
+    python -I -S parent_death_signal.py PARENT_PID DEATH_SIGNAL UID GID PROGRAM ARGUMENT...
 
 UID and GID are -1 to keep those of the parent. The alternative, `preexec_fn`, runs Python in the fork of a process that
 may have threads (gRPC's), which can hang.

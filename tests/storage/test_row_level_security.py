@@ -82,6 +82,7 @@ STORES = (
         change_writes,
         device_cursors,
         device_views,
+        reported_activity,
         member_scopes,
         scopes,
         epochs,

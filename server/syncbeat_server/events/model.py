@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from syncbeat_server.directory.model import Member
-from syncbeat_server.events.publish import Trigger
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Lane, Target
 from syncbeat_server.sync.model import Cursor, NewChange
 

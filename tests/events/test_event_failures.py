@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -198,7 +197,7 @@ async def test_due_events_are_claimed_by_one_worker_until_its_lease_ends(
 
 
 async def test_worker_runs_and_tells_the_age_of_the_oldest_failed_event(
-    ingest: EventIngest, database: Database, clock: FakeClock, rest: Callable[[], None] | None = None
+    ingest: EventIngest, database: Database, clock: FakeClock
 ) -> None:
     ages: list[float] = []
     retries = EventRetryWorker(database, ingest, clock, ages.append)

@@ -113,6 +113,8 @@ class EventIngest:
             return await self._single.ingest(conn, event)
 
         attempt = await self._run_alone((event.app_id, event.caller), work)
+        if attempt.given_up:
+            self._counts.retried(event.app_id, event.source, attempt.answer.receipt.state, given_up=True)
         return attempt.answer
 
     async def _run_alone(self, caller: tuple[str, str], work: Callable[[Connection], Awaitable[Attempt]]) -> Attempt:

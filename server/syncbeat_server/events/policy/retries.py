@@ -6,7 +6,8 @@ from syncbeat_server.errors import DeadlineExceeded, DependencyDown, Overloaded,
 from syncbeat_server.events.model import EventRule
 
 _MAX_DOUBLINGS = 30
-_MAX_FAILURE_CHARACTERS = 500
+MAX_FAILURE_CHARACTERS = 500
+"""The longest cause of a failure."""
 
 
 def retry_delay_s(rule: EventRule, attempts: int) -> float:
@@ -25,4 +26,4 @@ def is_failure(error: SyncbeatError) -> bool:
 
 def failure_text(error: SyncbeatError) -> str:
     """Return the cause of a failure, for people. Messages of errors are written for callers."""
-    return f"{error.reason}: {error.message}"[:_MAX_FAILURE_CHARACTERS]
+    return f"{error.reason}: {error.message}"[:MAX_FAILURE_CHARACTERS]

@@ -23,7 +23,7 @@ from syncbeat_server.directory.store import (
     token_move_rows,
 )
 from syncbeat_server.errors import RequestIdReused, RequestInFlight
-from syncbeat_server.events.model import EventFilter, EventKey, EventState, OrderKey
+from syncbeat_server.events.model import LIST_START, EventFilter, EventKey, EventState, OrderKey
 from syncbeat_server.events.store import event_batches, event_rows, old_events
 from syncbeat_server.events.store.event_batches import BatchWrites
 from syncbeat_server.events.store.event_rows import Conclusion
@@ -215,7 +215,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
     users.lock_users: lambda c: users.lock_users(c, "default", ["bob"]),
     event_batches.look_up: lambda c: event_batches.look_up(c, [BOBS_EVENT], [BOBS_ORDER]),
-    event_batches.write_batch: lambda c: event_batches.write_batch(c, BatchWrites((), (), {BOBS_EVENT: 1}), 60.0),
+    event_batches.write_batch: lambda c: event_batches.write_batch(c, BatchWrites(repetitions={BOBS_EVENT: 1}), 60.0),
     event_rows.find_order: lambda c: event_rows.find_order(c, BOBS_EVENT),
     event_rows.lock_event: lambda c: event_rows.lock_event(c, BOBS_EVENT),
     event_rows.conclude: lambda c: event_rows.conclude(c, BOBS_EVENT, Conclusion(EventState.ACCEPTED, 1)),
@@ -223,7 +223,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     event_rows.claim_due: lambda c: event_rows.claim_due(c, 10, 60.0),
     event_rows.oldest_waiting_s: event_rows.oldest_waiting_s,
     event_rows.find_event: lambda c: event_rows.find_event(c, BOBS_EVENT),
-    event_rows.list_events: lambda c: event_rows.list_events(c, "default", EventFilter(), event_rows.LIST_START, 10),
+    event_rows.list_events: lambda c: event_rows.list_events(c, "default", EventFilter(), LIST_START, 10),
     old_events.delete_events: lambda c: old_events.delete_events(c, 30, 10, None),
     old_events.delete_heads: lambda c: old_events.delete_heads(c, 30, 10, None),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -185,6 +185,11 @@ async def leave_scope(conn: Connection, app_id: str, scope: str, user_ids: Seque
     if not await members.known_scopes(conn, [(app_id, scope)]):
         raise NotFound("there is no such scope")
     return await members.remove_members(conn, app_id, scope, user_ids)
+
+
+async def existing_scopes(conn: Connection, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of the (app, scope) that exist."""
+    return await members.known_scopes(conn, keys) if keys else set()
 
 
 async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from syncbeat_server.directory.store.members import known_scopes
+from syncbeat_server.directory.service import existing_scopes
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.events.batch_plan import Outcome, RunAloneError, plan_batch
 from syncbeat_server.events.effects import EffectRules, Notices, notification_of
@@ -15,10 +15,9 @@ from syncbeat_server.events.store.event_batches import BatchWrites, RacedError, 
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import NewNotification
 from syncbeat_server.storage.postgres.database import Connection, Database
-from syncbeat_server.sync.feed.value_merge import merged_writes, refused_values
-from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult, plan_appends
+from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, lock_and_plan, write_plan
+from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult
 from syncbeat_server.sync.model import Cursor, ScopeKey
-from syncbeat_server.sync.store.scopes import lock_scopes
 
 _TRIES = 3
 
@@ -29,10 +28,6 @@ class _UnfitError(Exception):
     def __init__(self, places: Sequence[int]) -> None:
         super().__init__()
         self.places = frozenset(places)
-
-
-class _ScopeMissingError(Exception):
-    """A scope that was to be there is not; the transaction begins again and creates what is missing."""
 
 
 class BatchIngest:
@@ -75,7 +70,7 @@ class BatchIngest:
         keys = {(event.app_id, change.scope) for event in events for change in event.effects.changes}
         try:
             return await self._write(events, create_scopes=not self._known_scopes.include(keys))
-        except _ScopeMissingError:
+        except ScopeMissingError:
             self._known_scopes.forget()
             return await self._write(events, create_scopes=True)
 
@@ -95,9 +90,11 @@ class BatchIngest:
                 if isinstance(one, AppendResult)
             }
             results, accepted = self._results(events, plan.accepted, heads)
-            changes = await merged_writes(conn, appends.writes, self._rules.offload) if appends.writes else []
-            writes = BatchWrites(plan.records(results), plan.moves(), plan.repetitions, changes, appends.moved)
-            with refused_values():
+            writes = BatchWrites(plan.records(results), plan.moves(), plan.repetitions)
+            if appends.moved:
+                beside = writes.beside_changes(self._give_up_s)
+                writes.check(await write_plan(conn, appends, beside, self._rules.offload))
+            else:
                 await write_batch(conn, writes, self._give_up_s)
             await accept(conn, accepted)
         self._known_scopes.add((events[place].app_id, head.scope) for place in heads for head in heads[place])
@@ -110,13 +107,7 @@ class BatchIngest:
             Append(events[place].app_id, events[place].effects.changes, events[place].effects.trigger is not None)
             for place in places
         ]
-        wanted = {(call.app_id, change.scope) for call in calls for change in call.changes}
-        if not wanted:
-            return AppendPlan([], [], [], [])
-        locked = await lock_scopes(conn, list(wanted), create=create_scopes)
-        if len(locked) < len(wanted):
-            raise _ScopeMissingError
-        plan = await plan_appends(conn, calls, locked, self._rules.prior)
+        plan = await lock_and_plan(conn, calls, self._rules.prior, create_scopes=create_scopes)
         unfit = [place for place, one in zip(places, plan.results, strict=True) if isinstance(one, SyncbeatError)]
         if unfit:
             raise _UnfitError(unfit)
@@ -155,7 +146,7 @@ async def _require_scopes(conn: Connection, events: Sequence[IncomingEvent], pla
             names = {target.scope for target in event.effects.notification.targets if target.scope is not None}
             wanted[place] = {(event.app_id, name) for name in names - own}
     asked = set[ScopeKey]().union(*wanted.values())
-    known = await known_scopes(conn, asked) if asked else set()
+    known = await existing_scopes(conn, asked)
     unfit = [place for place, keys in wanted.items() if not keys <= known]
     if unfit:
         raise _UnfitError(unfit)

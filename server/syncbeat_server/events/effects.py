@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from syncbeat_server.auth.accounts import user_access
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
-from syncbeat_server.directory.service import join_scope, leave_scope
-from syncbeat_server.directory.store.members import known_scopes
+from syncbeat_server.directory.service import existing_scopes, join_scope, leave_scope
 from syncbeat_server.errors import NotFound, SyncbeatError
 from syncbeat_server.events.model import EffectResult, Effects, MemberEffect, NotificationEffect, UserAction
 from syncbeat_server.events.user_lifecycle import delete_user, disable_user
@@ -19,10 +18,9 @@ from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.ratelimit.user_tiers import check_tier, grant_tier
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.writer import Append, append, lock_scope
+from syncbeat_server.sync.feed.writer import Append, append, lock_existing, lock_scope
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.policy import Prior
-from syncbeat_server.sync.store import scopes
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
 
@@ -130,7 +128,7 @@ async def _lock_ahead(conn: Connection, app_id: str, effects: Effects) -> None:
     names = {one.scope for one in effects.members} | {change.scope for change in effects.changes}
     if len(effects.users) > 1 or (effects.users and names):
         await user_access.lock(conn, app_id, [one.user_id for one in effects.users])
-        await scopes.lock_scopes(conn, [(app_id, name) for name in names], create=False)
+        await lock_existing(conn, app_id, names)
 
 
 async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _Told) -> None:
@@ -169,5 +167,5 @@ async def _append(conn: Connection, app_id: str, effects: Effects, rules: Effect
 
 async def _require_scopes(conn: Connection, app_id: str, effect: NotificationEffect) -> None:
     wanted = {(app_id, target.scope) for target in effect.targets if target.scope is not None}
-    if wanted and not wanted <= await known_scopes(conn, wanted):
+    if not wanted <= await existing_scopes(conn, wanted):
         raise NotFound("there is no such scope")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -199,6 +199,18 @@ class EventFilter:
 
     source: str = ""
     state: EventState | None = None
+
+
+class ListPlace(NamedTuple):
+    """Names the event after which a page begins; lists are newest first."""
+
+    first_seen_at: datetime
+    source: str
+    event_id: str
+
+
+LIST_START = ListPlace(datetime.max.replace(tzinfo=UTC), "", "")
+"""The place before the newest event."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from syncbeat_server.errors import NotFound
 from syncbeat_server.events.ingest import EventIngest
-from syncbeat_server.events.model import EventFilter, EventKey, IncomingEvent, IngestResult, StoredEvent
+from syncbeat_server.events.model import EventFilter, EventKey, IncomingEvent, IngestResult, ListPlace, StoredEvent
 from syncbeat_server.events.store import event_rows
-from syncbeat_server.events.store.event_rows import ListPlace
 from syncbeat_server.storage.postgres.database import Database
 
 

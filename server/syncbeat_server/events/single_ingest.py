@@ -81,7 +81,7 @@ class SingleIngest:
         stale = is_stale(place, head)
         state = EventState.STALE if stale else EventState.ACCEPTED
         # The claim: a twin waits for it. It is FAILED by the end of the transaction if its effects are.
-        recorded = BatchWrites([NewEvent(event, occurred_at, state)], (), {})
+        recorded = BatchWrites([NewEvent(event, occurred_at, state)])
         await event_batches.write_batch(conn, recorded, self._rule.give_up_s)
         if stale:
             return Attempt(IngestResult(Receipt(state, state, found.now)))
@@ -164,7 +164,7 @@ class SingleIngest:
             end = Conclusion(EventState.ACCEPTED, attempts, result=result, repetitions=work.repetitions)
             await event_rows.conclude(conn, work.key, end)
         if work.order is not None:
-            moved = BatchWrites((), [HeadMove(work.order, work.place, work.head is None)], {})
+            moved = BatchWrites(heads=[HeadMove(work.order, work.place, work.head is None)])
             await event_batches.write_batch(conn, moved, self._rule.give_up_s)
 
     async def _give_up(self, conn: Connection, key: EventKey, row: LockedEvent) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -18,10 +18,9 @@ from syncbeat_server.events.model import (
     OrderKey,
 )
 from syncbeat_server.events.policy.order import OrderHead, order_head
-from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.database import Connection, Row
+from syncbeat_server.sync.feed.batch_writer import FIRST_BESIDE, Beside
 from syncbeat_server.sync.model import Cursor
-from syncbeat_server.sync.store.change_writes import WRITE, Write, write_columns
-from syncbeat_server.sync.store.scopes import MovedScope, advance_columns, advance_sql
 
 
 class KnownEvent(NamedTuple):
@@ -88,7 +87,6 @@ _EVENT_TYPES = (
     *("text", "text", "text", "bytea", "text", "text", "text", "text", "timestamptz", "text"),
     *("text", "integer", "bigint", "text"),
 )
-_FIRST = 21  # after the parameters of writing changes and heads of scopes
 
 
 def _parameters(first: int, types: Sequence[str]) -> str:
@@ -139,7 +137,7 @@ def _write_sql(first: int) -> str:
 
 
 _RECORD = f"WITH {_write_sql(1)}"
-_WRITE_AND_RECORD = f"WITH written AS ({WRITE}), advanced AS ({advance_sql(9)}), {_write_sql(_FIRST)}"
+_RECORD_BESIDE = _write_sql(FIRST_BESIDE)
 
 
 async def look_up(conn: Connection, keys: Sequence[EventKey], orders: Sequence[OrderKey]) -> LookUp:
@@ -164,36 +162,37 @@ async def look_up(conn: Connection, keys: Sequence[EventKey], orders: Sequence[O
 
 @dataclass(frozen=True, slots=True)
 class BatchWrites:
-    """Holds what a batch writes: new events, moved heads of orders, repetitions to count, and changes of feeds."""
+    """Holds what a batch writes: new events, moved heads of orders, and repetitions to count."""
 
-    events: Sequence[NewEvent]
-    heads: Sequence[HeadMove]
-    repetitions: Mapping[EventKey, int]
-    changes: Sequence[Write] = ()
-    scopes: Sequence[MovedScope] = ()
+    events: Sequence[NewEvent] = ()
+    heads: Sequence[HeadMove] = ()
+    repetitions: Mapping[EventKey, int] = field(default_factory=dict)
+
+    def beside_changes(self, give_up_s: float) -> Beside:
+        """Return what is written in the statement of changes; `check` has to see the row that it returns."""
+        return Beside(_RECORD_BESIDE, self.columns(give_up_s))
+
+    def columns(self, give_up_s: float) -> list[Any]:
+        """Return the parameters of the statement; effects are given up so many seconds from now."""
+        moves = [(*one.key, one.head.occurred_at, one.head.event_id.decode(), one.is_new) for one in self.heads]
+        counts = [(*key, count) for key, count in sorted(self.repetitions.items())]
+        return [
+            give_up_s,
+            *_event_columns(self.events),
+            *_columns(moves, len(_MOVE_TYPES)),
+            *_columns(counts, len(_KEY_COUNT_TYPES)),
+        ]
+
+    def check(self, row: Row | None) -> None:
+        """Check that all was written. Raises RacedError: an event or an order is there by now; begin again."""
+        begun = sum(one.is_new for one in self.heads)
+        if row is None or row["recorded"] < len(self.events) or row["begun"] < begun:
+            raise RacedError
 
 
 async def write_batch(conn: Connection, writes: BatchWrites, give_up_s: float) -> None:
-    """Write a batch in one statement. Its effects are given up so many seconds from now.
-
-    Raises:
-        RacedError: an event or an order is there by now; the transaction has to begin again.
-    """
-    own = (
-        give_up_s,
-        *_event_columns(writes.events),
-        *_columns(
-            [(*one.key, one.head.occurred_at, one.head.event_id.decode(), one.is_new) for one in writes.heads], 6
-        ),
-        *_columns([(*key, count) for key, count in sorted(writes.repetitions.items())], len(_KEY_COUNT_TYPES)),
-    )
-    if writes.scopes:
-        columns = (*write_columns(writes.changes), *advance_columns(writes.scopes), *own)
-        row = await conn.fetchrow(_WRITE_AND_RECORD, *columns)
-    else:
-        row = await conn.fetchrow(_RECORD, *own)
-    if row is None or row["recorded"] < len(writes.events) or row["begun"] < sum(one.is_new for one in writes.heads):
-        raise RacedError
+    """Write a batch without changes in one statement. Raises RacedError: the transaction has to begin again."""
+    writes.check(await conn.fetchrow(_RECORD, *writes.columns(give_up_s)))
 
 
 def result_of(stored: str | None) -> EffectResult:

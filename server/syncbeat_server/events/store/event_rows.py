@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import NamedTuple
+from datetime import datetime
 
 from syncbeat_server.events.effect_codec import effects_json, effects_of
 from syncbeat_server.events.model import (
@@ -14,6 +13,7 @@ from syncbeat_server.events.model import (
     EventFilter,
     EventKey,
     EventState,
+    ListPlace,
     OrderKey,
     StoredEvent,
 )
@@ -173,17 +173,6 @@ def _list_sql(place: str, order: str) -> str:
 
 _LIST_OF_APP = _list_sql(_OF_APP, "e.first_seen_at DESC, e.source DESC, e.event_id DESC")
 _LIST_OF_SOURCE = _list_sql(_OF_SOURCE, "e.first_seen_at DESC, e.event_id DESC")
-
-
-class ListPlace(NamedTuple):
-    """Names the event after which a page begins; lists are newest first."""
-
-    first_seen_at: datetime
-    source: str
-    event_id: str
-
-
-LIST_START = ListPlace(datetime.max.replace(tzinfo=UTC), "", "")
 
 
 async def list_events(

@@ -10,15 +10,16 @@ import orjson
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.model import (
+    LIST_START,
     EventFilter,
     EventKey,
     EventState,
     IncomingEvent,
     IngestResult,
+    ListPlace,
     Receipt,
     StoredEvent,
 )
-from syncbeat_server.events.store.event_rows import LIST_START, ListPlace
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.effects import effects
 from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, timestamp

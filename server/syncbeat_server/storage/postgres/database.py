@@ -26,6 +26,7 @@ from syncbeat_server.storage.postgres.driver_errors import (
     INSUFFICIENT_PRIVILEGE,
     NO_ANSWER,
     READ_ONLY,
+    TOO_SLOW,
     PermissionLost,
     StatementRejected,
     StatementTimeout,
@@ -97,7 +98,7 @@ class _Session:
                 raise PermissionLost(INSUFFICIENT_PRIVILEGE, "") from error
             raise translate(error) from error
         except TimeoutError as error:
-            raise StatementTimeout("the database took too long") from error
+            raise StatementTimeout(TOO_SLOW) from error
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise DependencyDown(NO_ANSWER) from error
 

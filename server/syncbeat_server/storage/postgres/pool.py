@@ -17,10 +17,10 @@ from typing import Any, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
-from syncbeat_server.errors import Overloaded
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
+from syncbeat_server.storage.postgres.driver_errors import TooManyWait
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
@@ -206,7 +206,7 @@ class ConnectionPool:
         self.figures.shed[rank] += 1
         if self._released == released:
             raise TimeoutError  # nobody got anything done meanwhile: it is the database that does not answer
-        raise Overloaded("too many calls wait for the database", retry_after_s=1.0 + self._jitter(0.0, 1.0))
+        raise TooManyWait(self._jitter(0.0, 1.0))
 
     async def _connected(self) -> PoolConnectionProxy:
         if self._refusal is None:

@@ -22,12 +22,13 @@ from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
 from syncbeat_server.storage.postgres.driver_errors import TooManyWait
 from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.lent_connections import LentConnections
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
 from syncbeat_server.storage.postgres.time_limits import (
+    ANSWER_TIMEOUT_S,
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
-    STATEMENT_TIMEOUT_S,
     ConnectionLife,
     DatabaseTimings,
 )
@@ -118,7 +119,7 @@ class ConnectionPool:
             connection_class=PooledConnection,
             max_queries=_ANY_NUMBER,  # a connection ends by its age
             max_inactive_connection_lifetime=min(life.idle_s, life.most_s),
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
             timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
@@ -129,6 +130,8 @@ class ConnectionPool:
         self._released = 0
         # Connections of before may lead to a server that is no more.
         self.breaker = ProbedBreaker("postgres", self._probe, timings.probe_s, on_found=self.driver.expire_connections)
+        self._lent = LentConnections(self.breaker.suspect)
+        self.breaker.on_away = self._lent.end_waits
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
@@ -179,11 +182,13 @@ class ConnectionPool:
         finally:
             self.waiting -= 1
         cast(PooledConnection, conn).mark_lent(True)
+        self._lent.lend(conn)
         self.figures.acquired(now(), now() - began_s)
         return conn
 
     async def release(self, conn: PoolConnectionProxy) -> None:
         """Take a connection back, for the next caller who waits."""
+        self._lent.take_back(conn)
         works = _is_open(conn)
         mark_lent = cast(PooledConnection, conn).mark_lent if works else None
         try:

@@ -180,6 +180,10 @@ class Database:
         """Return the counts of the pool since its start."""
         return self._pool.figures
 
+    def log_in_by(self, url: str) -> None:
+        """Open connections by this address from now on. Raises ConfigurationError if more than its login differs."""
+        self._pool.log_in_by(url)
+
     async def reconnect(self) -> None:
         """Replace every connection before its next use: those open lead to a server that takes no writes."""
         await self._pool.driver.expire_connections()

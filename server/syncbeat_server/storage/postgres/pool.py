@@ -17,11 +17,12 @@ from typing import Any, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
+from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
 from syncbeat_server.storage.postgres.driver_errors import TooManyWait
-from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.hosts import Hosts, without_login
 from syncbeat_server.storage.postgres.lent_connections import LentConnections
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.ranked_slots import RankedSlots
@@ -139,6 +140,18 @@ class ConnectionPool:
         self._jitter = random.SystemRandom().uniform
         self._doubted_at = 0.0
         self._is_doubted = False
+
+    def log_in_by(self, url: str) -> None:
+        """Open connections by this address from now on; those that are open stay.
+
+        Raises:
+            ConfigurationError: it differs in more than user and password.
+        """
+        if without_login(url) != without_login(self._url):
+            raise ConfigurationError(
+                "SYNCBEAT_DATABASE_URL: only its user and password can change while a process runs"
+            )
+        self._url = url
 
     async def open(self) -> None:
         """Connect once, to check that the server accepts the login. Raises the driver's errors."""
@@ -260,7 +273,7 @@ class ConnectionPool:
                 raise self._refusal.with_traceback(None)
             self._back_off()  # this caller asks for all
         try:
-            opened = await _opened(self._hosts, *address, **settings)
+            opened = await _opened(self._hosts, self._url, *address[1:], **settings)
         except asyncpg.PostgresError as error:
             if _is_too_many(error) and self._refusal is None:
                 self._back_off()

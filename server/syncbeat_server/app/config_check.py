@@ -33,12 +33,14 @@ async def find_config_faults(settings: Settings, role: Role, known: Sequence[str
         settings.require_shared_port,
         partial(AppConfiguration, settings, SystemClock()),
     ]
-    issuers: dict[str, list[ConfiguredIssuer]] = {}
-    if role is not Role.WORKER:
-        found += _read_issuers(settings, issuers)
-        steps += _steps_of_rpc(settings, None if found else issuers)
     for step in steps:
         found += _faults_of(step)
+    issuers: dict[str, list[ConfiguredIssuer]] = {}
+    if role is not Role.WORKER:
+        unread = list(_read_issuers(settings, issuers))
+        found += unread
+        for step in _steps_of_rpc(settings, None if unread else issuers):
+            found += _faults_of(step)
     if role is not Role.RPC:
         for app in settings.all_apps().values():
             try:

@@ -100,10 +100,10 @@ class _Session:
                 raise PermissionLost(INSUFFICIENT_PRIVILEGE, "") from error
             raise translate(error) from error
         except TimeoutError as error:
+            _give_up(self._conn)  # it may be silent, and those that are as old
             if self._answer_s is None:
                 raise StatementTimeout(TOO_SLOW) from error
-            _give_up(self._conn)  # it was not heard: else the server had ended it
-            raise DependencyDown(NO_ANSWER) from error
+            raise DependencyDown(NO_ANSWER) from error  # it was not heard: else the server had ended it
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise DependencyDown(NO_ANSWER) from error
 

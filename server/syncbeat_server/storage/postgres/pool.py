@@ -21,7 +21,7 @@ from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
 from syncbeat_server.storage.postgres.commented import CommentedConnection, connect_apart, know_types, read_array_types
-from syncbeat_server.storage.postgres.driver_errors import TooManyWait
+from syncbeat_server.storage.postgres.driver_errors import NO_ANSWER, TooManyWait
 from syncbeat_server.storage.postgres.hosts import Hosts, without_login
 from syncbeat_server.storage.postgres.lent_connections import LentConnections
 from syncbeat_server.storage.postgres.pool_figures import PoolFigures, PoolStatus
@@ -175,6 +175,7 @@ class ConnectionPool:
         """Return a connection, the caller's own until it is released.
 
         Raises:
+            CircuitOpen: the server turned out to be away while the caller waited.
             Overloaded: none was free within the time of the caller's rank, while others got theirs.
             TimeoutError: none was free within that time, and nobody gave one back, or none could be opened.
             asyncpg.PostgresError: the server refuses us; for too many connections, it did so all that time.
@@ -185,6 +186,7 @@ class ConnectionPool:
         try:
             await self._take_slot(work_origin.get().rank)
             try:
+                self.breaker.require_closed(NO_ANSWER)  # it may have opened meanwhile
                 if self._is_doubted:
                     self._is_doubted = False
                     await self.driver.expire_connections()

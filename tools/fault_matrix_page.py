@@ -18,7 +18,6 @@ from tests.faults.matrix import (
     Dependency,
     During,
     Promise,
-    cells,
     promise_of,
 )
 from tests.faults.test_fixed_cells import FIXED
@@ -59,7 +58,6 @@ PROMISES = (
     ("at once", f"answered within {AT_ONCE_S:g} s; {SEEN}", "the same"),
     ("slower", f"answered within {CALL_S:g} s; {SEEN}", "at once"),
     ("or refused", f"answered or {REFUSED}, within {CALL_S:g} s", f"all is well within {RECOVERED_S:g} s, by itself"),
-    ("or late", "the same, or DEADLINE_EXCEEDED: see the gaps", "the same"),
     (
         "accepted",
         f"SendNotification is answered within {AT_ONCE_S:g} s; the notification waits",
@@ -81,43 +79,36 @@ def page() -> str:
     """Return the page as Markdown."""
     measured = json.loads(RECORD.read_text(encoding="utf-8"))["cells"]
     kept = "".join(f"- {call}: {what}\n" for call, what in KEPT.items())
-    gaps = list(dict.fromkeys(promise_of(cell).gap for cell in cells() if promise_of(cell).gap))
-    promises = PROMISES if gaps else [row for row in PROMISES if row[0] != "or late"]
     parts = [
         HEAD,
         table(("fault", "meaning"), ((fault, FAULTS[fault]) for fault in Fault)),
         f"\n## The promises\n\nEach call has a deadline of {CALL_S:g} s, the default of clients and server.\n\n",
-        table(("promise", "calls while the fault lasts", "afterwards"), promises),
+        table(("promise", "calls while the fault lasts", "afterwards"), PROMISES),
         f"\nNever lost, in any cell:\n\n{kept}",
         FIGURES,
     ]
     for dependency in Dependency:
-        parts += [f"\n## {dependency}\n\n", table(("fault", *Call), rows(dependency, measured, gaps))]
-    if gaps:
-        parts += ["\n## Gaps\n\n", *(f"{number}. {gap}\n" for number, gap in enumerate(gaps, 1))]
+        parts += [f"\n## {dependency}\n\n", table(("fault", *Call), rows(dependency, measured))]
     return "".join(parts)
 
 
-def rows(dependency: Dependency, measured: Mapping[str, Any], gaps: list[str]) -> Iterator[list[str]]:
+def rows(dependency: Dependency, measured: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield the rows of a dependency's table."""
     for fault in Fault:
         told = measured.get(dependency, {}).get(fault, {})
-        yield [str(fault), *(text(Cell(dependency, fault, call), told.get(call, {}), gaps) for call in Call)]
+        yield [str(fault), *(text(Cell(dependency, fault, call), told.get(call, {})) for call in Call)]
 
 
-def text(cell: Cell, told: Mapping[str, Any], gaps: list[str]) -> str:
+def text(cell: Cell, told: Mapping[str, Any]) -> str:
     """Return a cell: its promise, and what was measured."""
     promise = promise_of(cell)
     mark = "\\*" if cell in FIXED else ""
-    gap = f" ({gaps.index(promise.gap) + 1})" if promise.gap else ""
-    name = f"{name_of(promise, cell)}{gap}{mark}"
+    name = f"{name_of(promise, cell)}{mark}"
     return f"{name}: {figure(promise, cell, told)}" if told else name
 
 
 def name_of(promise: Promise, cell: Cell) -> str:
     """Return the name of a promise, as the page explains it."""
-    if promise.during is During.MAY_BE_LATE:
-        return "or late"
     if promise.during is During.MAY_REFUSE:
         return "or refused"
     if cell.call is Call.PUSH and promise.effect_s is None:

@@ -57,6 +57,9 @@ VALUE_OCTETS = 1 << 20
 DEVICES_PER_USER = 100
 """The most devices that one user may have registered."""
 
+PROCESSES_EXPECTED = 8
+"""Processes of a deployment: what each goes by while Redis, which counts them, was never reached."""
+
 STREAMS_PER_USER = 50
 """The most WatchHints streams that one user may have open on a process."""
 STREAMS_PER_DEVICE = 10

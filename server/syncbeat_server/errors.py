@@ -182,12 +182,23 @@ class RateLimited(SyncbeatError):
         self.retry_after_s = retry_after_s
 
 
+_LEAST_RETRY_S = 1.0
+
+
+def spread_retry_s(unit: float, least_s: float = _LEAST_RETRY_S) -> float:
+    """Return the seconds after which a shed call may come again, by a number drawn from 0 to 1.
+
+    Never at once, and spread, so that calls which are shed together do not come back together.
+    """
+    return least_s * (1.0 + unit)
+
+
 class Overloaded(SyncbeatError):
     """The call was shed to protect others; it may be made again after `retry_after_s`."""
 
     reason = Reason.OVERLOADED
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = _LEAST_RETRY_S) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
 from syncbeat.v1 import directory_service_pb2
 from tests.support import shell_sessions
 from tests.support.databases import DatabaseUrls
-from tests.support.rpc_server import Server, running_server
+from tests.support.rpc_server import running_server
 
 pytestmark = pytest.mark.rpc
-
-
-async def run(command: str, server: Server) -> str:
-    """Run a command with alice's token, who is in one scope."""
-    await server.add("chat:7", "alice")
-    token = str(server.user("alice").metadata[0][1]).removeprefix("Bearer ")
-    return await asyncio.to_thread(shell_sessions.printed, command, ADDRESS=server.address, USER_TOKEN=token)
 
 
 def test_shell_sessions_of_the_page_are_all_expected() -> None:
@@ -30,9 +20,8 @@ def test_shell_sessions_of_the_page_are_all_expected() -> None:
 @pytest.mark.parametrize("command", shell_sessions.commands(), ids=lambda command: " ".join(command.split()[:2]))
 async def test_shell_session_prints_what_it_should(command: str, database_urls: DatabaseUrls, redis_url: str) -> None:
     shell_sessions.require_tool(shell_sessions.program_of(command))
-    variables: Any = {"REFLECTION": "true"}
-    async with running_server(database_urls, redis_url, **variables) as server:
-        assert shell_sessions.expected_of(command) in await run(command, server)
+    printed = await shell_sessions.printed_beside_server(command, database_urls, redis_url)
+    assert shell_sessions.expected_of(command) in printed
 
 
 async def test_shell_session_server_is_that_of_the_page(database_urls: DatabaseUrls, redis_url: str) -> None:

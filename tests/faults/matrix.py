@@ -38,7 +38,6 @@ class During(StrEnum):
 
     ANSWERS = "answered"
     MAY_REFUSE = "answered, or refused with RetryInfo"
-    MAY_BE_LATE = "answered, refused with RetryInfo, or DEADLINE_EXCEEDED"
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,12 @@ class Promise:
         recovered_s: Seconds from the end of the fault, from which on each call is answered and its effect seen.
         effect_s: Seconds from a call's acceptance in which its effect is seen even while the fault lasts: a change on
             a stream, a notification on a phone. None: it may wait for the end of the fault.
-        gap: The reason why the cell promises less than the others; empty if it does not.
     """
 
     during: During
     within_s: float
     recovered_s: float = 15.0
     effect_s: float | None = None
-    gap: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,6 @@ class Cell:
 
 CALL_S = 10.0
 """The deadline of each call: the default of clients and server."""
-LATE_S = 1.0
-"""Seconds by which a busy machine may be late to see that a deadline is over."""
 AT_ONCE_S = 5.0
 """The bound of calls that do not need what fails; a busy machine takes the most of it."""
 LOOK_S = 15.0
@@ -112,19 +107,6 @@ USES: Mapping[Dependency, frozenset[Call]] = MappingProxyType(
 
 PROVIDERS = (Dependency.FCM, Dependency.WEBHOOK)
 
-_STATEMENTS = (
-    "A call that is inside a statement when its connection goes silent waits until its deadline, and DEADLINE_EXCEEDED "
-    "has no RetryInfo: the limit that PostgreSQL was given (ADR 146) is not heard. Once a probe has failed, calls are "
-    "refused at once (ADR 145)."
-)
-GAPS: Mapping[tuple[Dependency, Fault], str] = MappingProxyType(
-    {
-        (Dependency.POSTGRES, Fault.BLACK_HOLE): _STATEMENTS,
-        (Dependency.POSTGRES, Fault.HALF_OPEN): _STATEMENTS,
-    }
-)
-"""The faults whose calls may also end with DEADLINE_EXCEEDED, each with its reason."""
-
 
 def promise_of(cell: Cell, breaker_s: float = BREAKER_S) -> Promise:
     """Return the promise of a cell, where providers rest for `breaker_s` after failures in a row."""
@@ -135,9 +117,6 @@ def promise_of(cell: Cell, breaker_s: float = BREAKER_S) -> Promise:
         return Promise(During.ANSWERS, CALL_S, effect_s=effect_s)
     if cell.dependency in PROVIDERS:  # accepting needs no provider
         return Promise(During.ANSWERS, AT_ONCE_S, recovered_s=breaker_s + AFTER_BREAKER_S)
-    gap = GAPS.get((cell.dependency, cell.fault))
-    if gap is not None and cell.call is not Call.STREAM:
-        return Promise(During.MAY_BE_LATE, CALL_S + LATE_S, gap=gap)
     return Promise(During.MAY_REFUSE, CALL_S)
 
 

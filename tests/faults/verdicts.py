@@ -27,7 +27,6 @@ class Ended(StrEnum):
 _ALLOWED = {
     During.ANSWERS: {Ended.ANSWERED},
     During.MAY_REFUSE: {Ended.ANSWERED, Ended.REFUSED},
-    During.MAY_BE_LATE: {Ended.ANSWERED, Ended.REFUSED, Ended.LATE},
 }
 
 

@@ -32,7 +32,7 @@ async def port() -> AsyncIterator[int]:
         return HealthReport(Readiness.READY)
 
     free = free_port()
-    async with serve_http(f"127.0.0.1:{free}", OperatorViews(registry, health, dict, b"{}"), share_port=False):
+    async with serve_http(f"127.0.0.1:{free}", OperatorViews(registry, health, dict, lambda: b"{}"), share_port=False):
         yield free
 
 
@@ -154,7 +154,7 @@ async def test_failure_of_ours_is_a_problem_document_without_its_text(caplog: py
     async def health() -> HealthReport:
         raise RuntimeError("a secret")
 
-    free, views = free_port(), OperatorViews(CollectorRegistry(), health, dict, b"{}")
+    free, views = free_port(), OperatorViews(CollectorRegistry(), health, dict, lambda: b"{}")
     async with (
         serve_http(f"127.0.0.1:{free}", views, share_port=False),
         aiohttp.ClientSession() as http,

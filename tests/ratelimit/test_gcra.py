@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from syncbeat_server.ratelimit.model import Rate
 from syncbeat_server.ratelimit.policy.decision import Bound, decide, refusal
-from syncbeat_server.ratelimit.policy.gcra import most_used, settle, take
+from syncbeat_server.ratelimit.policy.gcra import most_used, take
+from tests.support.shared_rates import settle
 
 pytestmark = pytest.mark.unit
 

@@ -107,7 +107,7 @@ async def test_rate_limit_little_use_on_credit_is_told_once_there_is_more(redis_
     async with sharing(redis_url) as limits:
         await wait_until(lambda: limits.share == 1.0)
         assert [limits.take([(key, 1.0)], CLOCK.monotonic()) for _ in range(4)] == [None] * 4, "2 % of the burst"
-        assert limits.take_one((key[0], "bob"), CLOCK.monotonic()) is None
+        assert limits.take([((key[0], "bob"), 1.0)], CLOCK.monotonic()) is None
         assert limits.take([(key, 1.0)], CLOCK.monotonic()) is None
         await wait_until(lambda: limits.charged == 1)
         assert limits.asked == 0

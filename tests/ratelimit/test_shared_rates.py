@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.ratelimit.model import Rate
-from syncbeat_server.ratelimit.policy.gcra import most_used, settle
+from syncbeat_server.ratelimit.policy.gcra import most_used
 from syncbeat_server.storage.redis import shared_rates
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.redis.shared_rates import Answer, Ask, count_processes
 from tests.support.fake_clock import wait_until
+from tests.support.shared_rates import settle
 from tests.support.valkeys import open_redis
 
 pytestmark = pytest.mark.store

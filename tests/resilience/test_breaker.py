@@ -118,6 +118,15 @@ def test_breaker_counts_in_order_of_calls_not_of_answers(breaker: Breaker) -> No
     assert breaker.free_permits == 0, "open"
 
 
+def test_breaker_ignores_failures_from_before_a_success(breaker: Breaker) -> None:
+    hanging = [enter(breaker) for _ in range(6)]
+    enter(breaker).succeed()
+    for call in hanging:
+        call.fail()  # they began while it was away, and it is back
+    assert breaker.state is BreakerState.CLOSED
+    open_it(breaker)
+
+
 def test_breaker_memory_is_bounded(breaker: Breaker) -> None:
     for number in range(50_000):
         call = enter(breaker)

@@ -62,8 +62,13 @@ class Model:
                 self.move(self.now)
             elif self.successes >= RULE.successes:
                 self.move(None)
-        elif "".join("x" if one == FAILED else "." for one in self.calls if one != RELEASED).count("x" * 3):
+        elif "xxx" in "".join("x" if one == FAILED else "." for one in self._since_success() if one != RELEASED):
             self.move(self.now)
+
+    def _since_success(self) -> list[str]:
+        """The calls that began after the last one which succeeded."""
+        last = max((number for number, how in enumerate(self.calls) if how == OK), default=-1)
+        return self.calls[last + 1 :]
 
     def move(self, opened_at: float | None) -> None:
         self.era += 1

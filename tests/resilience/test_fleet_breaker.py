@@ -195,6 +195,19 @@ def test_breaker_registry_is_bounded(clock: FakeClock) -> None:
     assert registry.count == 3
 
 
+async def test_breaker_registry_forgets_no_open_breaker_for_a_closed_one(clock: FakeClock) -> None:
+    registry = BreakerRegistry(RULE, clock, most=3)
+    broken = registry.of("webhook:broken:443")
+    for _ in range(RULE.failures):
+        permit = await broken.acquire()
+        assert permit is not None
+        permit.fail()
+    for number in range(100):
+        registry.of(f"webhook:{number}:443")
+    assert registry.count == 3
+    assert registry.of("webhook:broken:443") is broken
+
+
 class _StatesThatTakeTime(WatchedStates):
     """Shared states in whose reading a breaker is asked for that was not there before."""
 

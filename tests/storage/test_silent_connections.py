@@ -1,58 +1,94 @@
-"""A connection that the network lost, and neither side is told: found out once, and not by each caller anew."""
+"""Tests how calls end whose connection to PostgreSQL goes silent: in time, as those of a database that is away."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 
 import pytest
 
+from syncbeat_server.errors import DependencyDown
+from syncbeat_server.resilience.breaker import BreakerState
+from syncbeat_server.runtime.deadline import set_deadline
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
 from tests.support.databases import DatabaseUrls, open_database, socket_of, url_at
-from tests.support.seed import value_of
-from tests.support.tcp_relays import Fault, relayed
+from tests.support.fake_clock import wait_until
+from tests.support.tcp_relays import Fault, Relay, relayed
 
-pytestmark = [pytest.mark.store, pytest.mark.slow]
+pytestmark = pytest.mark.store
 
-SIZE = 4
-AT_ONCE_S = 5.0  # half of what a statement waits for its answer
-
-
-async def all_at_once(database: Database) -> None:
-    """Use every connection of the pool at the same time."""
-    meet = asyncio.Barrier(SIZE)
-
-    async def use() -> None:
-        async with database.connection() as conn:
-            await meet.wait()
-            assert await conn.fetchval("SELECT 1") == 1
-
-    await asyncio.gather(*(use() for _ in range(SIZE)))
+CALL_S = 10.0
 
 
-async def test_silent_connection_makes_the_pool_replace_those_as_old(database_urls: DatabaseUrls) -> None:
-    async with relayed(socket_of(database_urls.app_url)) as relay:
-        url = url_at(database_urls.app_url, relay.address)
-        async with open_database(url, size=SIZE, name="test") as database:
-            await all_at_once(database)
-            relay.begin(Fault.HALF_OPEN)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2), database.transaction() as conn:
-                    await conn.fetchval("SELECT 1")
-            async with asyncio.timeout(AT_ONCE_S):
-                await all_at_once(database)
+@pytest.fixture
+async def relay(database_urls: DatabaseUrls) -> AsyncIterator[Relay]:
+    async with relayed(socket_of(database_urls.app_url)) as opened:
+        yield opened
 
 
-async def test_silent_connection_that_was_replaced_leaves_new_ones_alone(database_urls: DatabaseUrls) -> None:
-    async with relayed(socket_of(database_urls.app_url)) as relay:
-        url = url_at(database_urls.app_url, relay.address)
-        async with open_database(url, size=2, name="test") as database:
-            relay.begin(Fault.HALF_OPEN)
+@pytest.fixture
+async def distant(database_urls: DatabaseUrls, relay: Relay) -> AsyncIterator[Database]:
+    """The database behind the relay, with connections that have worked."""
+    async with open_database(url_at(database_urls.app_url, relay.address), size=4, name="test") as opened:
+        await asyncio.gather(*(write(opened) for _ in range(4)))
+        yield opened
 
-            async def give_up() -> None:
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.2), database.transaction() as conn:
-                        await conn.fetchval("SELECT 1")
 
-            await give_up()
-            backend = await value_of(database, "SELECT pg_backend_pid()")
-            assert await value_of(database, "SELECT pg_backend_pid()") == backend
+async def write(database: Database) -> None:
+    async with database.transaction() as conn:
+        await conn.fetchval("SELECT 1")
+
+
+async def read(database: Database) -> None:
+    async with database.connection() as conn:
+        await conn.fetchval("SELECT 1")
+
+
+def state_of(database: Database) -> BreakerState:
+    return database.breaker.state
+
+
+async def ends_with(database: Database, *, reads: bool = False, left_s: float = CALL_S) -> tuple[BaseException, float]:
+    """Make a call with so much time; return its error, and the seconds that it took."""
+
+    async def call() -> None:
+        set_deadline(left_s)
+        await (read(database) if reads else write(database))
+
+    began_s = time.monotonic()
+    (error,) = await asyncio.gather(asyncio.ensure_future(call()), return_exceptions=True)
+    assert error is not None
+    return error, time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_black_hole_ends_calls_inside_statements_before_their_deadlines(
+    distant: Database, relay: Relay, reads: bool
+) -> None:
+    relay.begin(Fault.BLACK_HOLE)
+    error, took_s = await ends_with(distant, reads=reads)
+    assert isinstance(error, DependencyDown)
+    assert took_s < CALL_S
+    assert state_of(distant) is BreakerState.OPEN
+    relay.end()
+    await wait_until(lambda: state_of(distant) is BreakerState.CLOSED)
+    await write(distant)
+
+
+async def test_silent_connection_of_a_server_that_is_there_ends_its_transaction_in_time(
+    distant: Database, relay: Relay
+) -> None:
+    relay.begin(Fault.HALF_OPEN)
+    error, took_s = await ends_with(distant, left_s=2.0)
+    assert isinstance(error, DependencyDown)
+    assert not isinstance(error, StatementTimeout)
+    assert took_s < 2.0
+    await write(distant)
+
+
+async def test_slow_statement_is_not_taken_for_a_silent_connection(distant: Database) -> None:
+    async with distant.transaction() as conn:
+        await conn.fetchval("SELECT pg_sleep(4)")
+    assert state_of(distant) is BreakerState.CLOSED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.databases import DatabaseUrls
+from tests.support.rpc_server import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(os.environ.get("PROOF_TOOLS") or Path(sys.prefix) / "proof-tools") / "grpc-tools" / "bin"
@@ -56,6 +60,14 @@ def printed(command: str, **variables: str) -> str:
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout + ran.stderr
+
+
+async def printed_beside_server(command: str, urls: DatabaseUrls, redis_url: str) -> str:
+    """Run a command beside a server with reflection, with the token of alice, who is in one scope; what it printed."""
+    async with running_server(urls, redis_url, REFLECTION="true") as server:
+        await server.add("chat:7", "alice")
+        token = str(server.user("alice").metadata[0][1]).removeprefix("Bearer ")
+        return await asyncio.to_thread(printed, command, ADDRESS=server.address, USER_TOKEN=token)
 
 
 def expected_of(command: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
+
+from syncbeat_server.ops.hosts import is_this_machine
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class FakeFcmSettings:
         Raises:
             ValueError: a value is out of range, or the host is not loopback and `allow_remote` is off.
         """
-        if not self.allow_remote and not _is_loopback(self.host):
+        if not self.allow_remote and not is_this_machine(self.host):
             raise ValueError(f"host: other machines can reach {self.host}; set allow_remote if that is meant")
         if not self.project_id or "/" in self.project_id:
             raise ValueError("project_id: want a project's name, without a slash")
@@ -50,12 +51,3 @@ class FakeFcmSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: want {least} or more")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

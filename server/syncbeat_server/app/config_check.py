@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from syncbeat_server.app.app_configuration import AppConfiguration
-from syncbeat_server.app.authentication import configured_credentials, require_allow_lists, session_rows
+from syncbeat_server.app.authentication import credentials_of, require_allow_lists, session_rows
 from syncbeat_server.app.operations.store_start_checks import try_addresses, warnings_of
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
@@ -34,17 +34,21 @@ async def find_config_faults(settings: Settings, role: Role, known: Sequence[str
         settings.require_shared_port,
         partial(AppConfiguration, settings, SystemClock()),
     ]
-    if role is not Role.WORKER:
-        steps += _steps_of_rpc(settings)
     for step in steps:
         found += _faults_of(step)
+    issuers: dict[str, list[ConfiguredIssuer]] = {}
+    if role is not Role.WORKER:
+        unread = list(_read_issuers(settings, issuers))
+        found += unread
+        for step in _steps_of_rpc(settings, None if unread else issuers):
+            found += _faults_of(step)
     if role is not Role.RPC:
         for app in settings.all_apps().values():
             try:
                 await _close(providers(app, settings, SystemClock()))
             except ConfigurationError as error:
                 found.append(error.message)
-    if not found and not known and role is not Role.WORKER and not _lets_in_anybody(settings):
+    if not found and not known and role is not Role.WORKER and not _lets_in_anybody(settings, issuers):
         found.append(
             "SYNCBEAT_JWT_SECRETS, JWKS_FILE, JWKS_URL, SESSION_KEYS, SERVICE_TOKENS, ADMIN_TOKENS, "
             "SERVICE_CERTIFICATES: none is set, so nobody can call"
@@ -70,18 +74,30 @@ async def find_store_faults(stores: Stores) -> list[str]:
     return [*await _database_faults(stores), *await _redis_faults(stores)]
 
 
-def _steps_of_rpc(settings: Settings) -> list[Callable[[], object]]:
+def _read_issuers(settings: Settings, issuers: dict[str, list[ConfiguredIssuer]]) -> Iterator[str]:
+    """Add the issuers of each app that have no faults, and yield the faults of the others."""
+    for name, app in settings.all_apps().items():
+        issuers[name] = []
+        for given in (app, *app.issuers):
+            try:
+                issuers[name].append(configured_issuer(name, given, app.tier_claim))
+            except ConfigurationError as error:
+                yield from error.message.splitlines()
+
+
+def _steps_of_rpc(
+    settings: Settings, issuers: Mapping[str, Sequence[ConfiguredIssuer]] | None
+) -> list[Callable[[], object]]:
+    """Return the steps that begin RPCs; what takes all issuers is left out where one has a fault."""
     # gRPC is loaded only where RPCs are served.
     from syncbeat_server.app.listeners import rpc_listeners
 
-    issuers = [
-        partial(configured_issuer, name, given)
-        for name, app in settings.all_apps().items()
-        for given in (app, *app.issuers)
-    ]
-    sessions = [partial(session_rows, settings, name, app) for name, app in settings.all_apps().items()]
-    credentials = partial(configured_credentials, settings, SystemClock())
-    return [*issuers, *sessions, partial(require_allow_lists, settings), credentials, partial(rpc_listeners, settings)]
+    apps = settings.all_apps()
+    steps: list[Callable[[], object]] = [partial(session_rows, settings, name, app) for name, app in apps.items()]
+    steps.append(partial(require_allow_lists, settings))
+    if issuers is not None:
+        steps.append(partial(credentials_of, settings, apps, issuers, {}))
+    return [*steps, partial(rpc_listeners, settings)]
 
 
 async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:
@@ -93,10 +109,10 @@ async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:
     return warnings_of(settings, await try_addresses(settings, stores.database_url), redis)
 
 
-def _lets_in_anybody(settings: Settings) -> bool:
+def _lets_in_anybody(settings: Settings, issuers: Mapping[str, Sequence[ConfiguredIssuer]]) -> bool:
     if settings.session_keys or settings.service_tokens or settings.admin_tokens or settings.service_certificates:
         return True
-    return any(_has_keys(configured_issuers(name, app)) for name, app in settings.all_apps().items())
+    return any(_has_keys(each) for each in issuers.values())
 
 
 def _has_keys(issuers: Sequence[ConfiguredIssuer]) -> bool:

@@ -8,12 +8,14 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.operations.health import watch_health
 from syncbeat_server.app.operations.store_start_checks import log_addresses, try_addresses
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
+from syncbeat_server.app.tenants.secret_files import SecretFiles
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.devices.presence import Presence
@@ -66,6 +68,7 @@ class Process:
     shutdown: ShutdownBudget
     worker_processes: WorkerProcesses
     health: HealthMonitor
+    secrets: SecretFiles
 
 
 @asynccontextmanager
@@ -92,6 +95,7 @@ async def open_process(
             await require_restricted_login(conn)
             await require_current_schema(conn)
         apps = AppConfiguration(settings, clock, rules.files_every_s)
+        secrets = SecretFiles(settings, clock, rules.files_every_s)
         pg_notifier, metrics = PgNotifier(database, clock), Metrics()
         skew = ClockSkew(database, clock, metrics.storage.clock_skew)
         # Streams are spread as calls are: where connections are to end sooner, so are they.
@@ -110,11 +114,24 @@ async def open_process(
             health = watch_health(database, bus.health, clock, rules.health)
             metrics.storage.watch_health(lambda: health.report)
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run(), health.run()]
+            background.append(secrets.run())
+            secrets.on_change(partial(_follow_logins, secrets, database, bus))
             async with run_in_background([*background, watch_sessions(database, clock), trim_heaps(clock)]):
                 yield Process(
                     *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
-                    *(pg_notifier, shutdown, workers, health),
+                    *(pg_notifier, shutdown, workers, health, secrets),
                 )
+
+
+def _follow_logins(secrets: SecretFiles, database: Database, bus: RedisBus) -> None:
+    """Log in at the stores by the secrets as they are now. Raises ConfigurationError for other stores."""
+    urls = secrets.current.store_urls()
+    if urls is not None:
+        files = secrets.current.secret_files
+        if "database_url" in files:
+            database.log_in_by(urls[0])
+        if "redis_url" in files:
+            bus.address.log_in_by(urls[1])
 
 
 async def deployment_id(database: Database) -> str:

@@ -48,7 +48,7 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     authentication = build_authentication(
         settings, apps.current, process.database, process.clock, rules.negative_cache_s
     )
-    LiveCredentials(settings, apps, authentication, process.hub.callers_changed)
+    LiveCredentials(process.secrets, apps, authentication, process.hub.callers_changed)
     callers, keys = authentication.caches, authentication.keys
     name = f"{socket.gethostname()}:{os.getpid()}"
     tokens = ClusterTokenCache(callers, keys.stores, process.bus, name, process.hub.callers_changed)
@@ -144,5 +144,10 @@ def _session_service(process: Process, notifier: ChangeNotifier) -> SessionServi
     rule = session_rule(settings)
     signing = signing_keys(settings, process.apps.current)
     service = SessionService(process.database, signing, rule, process.clock, notifier.caller_changed, limits)
-    process.apps.on_change(lambda: service.adopt(signing_keys(settings, process.apps.current)))
+
+    def adopt() -> None:
+        service.adopt(signing_keys(process.secrets.current, process.apps.current))
+
+    process.apps.on_change(adopt)
+    process.secrets.on_change(adopt)
     return service

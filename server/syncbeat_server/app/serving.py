@@ -76,13 +76,20 @@ async def serve(
 async def _operator_endpoint(process: Process) -> AsyncIterator[None]:
     from syncbeat_server.http.operator_endpoint import OperatorViews, serve_http  # aiohttp's server is large
 
-    settings, health = process.settings, process.health
+    settings, health, keys = process.settings, process.health, b""
+
+    def publish_keys() -> None:
+        nonlocal keys
+        # Every app's sessions are signed by the same keys.
+        keys = public_jwks(session_rows(process.secrets.current, DEFAULT_APP, settings))
+
+    publish_keys()
+    process.secrets.on_change(publish_keys)
     views = OperatorViews(
         registry=process.metrics.registry,
         health=health.fresh_report,
         pool=pool_view(process.database),
-        # Every app's sessions are signed by the same keys.
-        jwks=public_jwks(session_rows(settings, DEFAULT_APP, settings)),
+        jwks=lambda: keys,
     )
     async with serve_http(settings.ops_listen, views, share_port=settings.share_port):
         yield

@@ -56,7 +56,7 @@ class OperatorViews:
     registry: CollectorRegistry
     health: Callable[[], Awaitable[HealthReport]]
     pool: Callable[[], Mapping[str, object]]
-    jwks: bytes
+    jwks: Callable[[], bytes]
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with all metrics, as Prometheus reads them."""
@@ -79,7 +79,7 @@ class OperatorViews:
     async def keys(self, _request: web.Request) -> web.Response:
         """Answer with the public keys of our own sessions."""
         headers = {"cache-control": _KEYS_CACHED}
-        return web.Response(body=self.jwks, content_type="application/jwk-set+json", headers=headers)
+        return web.Response(body=self.jwks(), content_type="application/jwk-set+json", headers=headers)
 
 
 @asynccontextmanager

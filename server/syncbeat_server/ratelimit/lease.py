@@ -136,10 +136,10 @@ class Lease:
         self.balance += credit - self.credit
         self.credit, self.untold = credit, untold
 
-    def pay(self, units: float) -> None:
-        """Count units that were used on credit as charged."""
-        self.balance += units
-        self.peak += units
+    def unpay(self, units: float) -> None:
+        """Owe units again that were taken for charged, and could not be told to Redis."""
+        self.balance -= units
+        self.peak -= units
 
     def slice_for(self, now: float) -> float:
         """Return how many units to keep for the calls to come, by how many came since this was asked last."""
@@ -180,6 +180,10 @@ class PreparedAsk(NamedTuple):
 
 Want = tuple[LeaseKey, float]
 """A bucket and the units that a call wants of it."""
+
+
+Charge = tuple[Lease, float]
+"""The bucket itself, and the units."""
 
 
 class PendingTake:

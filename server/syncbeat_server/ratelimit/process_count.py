@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import PROCESSES_EXPECTED
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.redis.shared_rates import count_processes, uncount_process
 
-_ASSUMED = 8
-"""Processes where none were ever counted: more than that are not expected to begin without Redis."""
 _KEPT_S = 60.0
 """Seconds for which a higher count is believed: after a restart of Redis not all have come back yet."""
 _FIRST_S = 0.5
@@ -29,7 +28,7 @@ class ProcessCount:
     @property
     def count(self) -> int:
         """Return the highest number of processes that was counted of late."""
-        return max(self._counts, default=_ASSUMED)
+        return max(self._counts, default=PROCESSES_EXPECTED)
 
     async def refresh(self, *, returned: bool = False) -> None:
         """Count if it is due by time; at once if Redis may have returned, and then what was counted before holds on.

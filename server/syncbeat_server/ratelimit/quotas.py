@@ -87,18 +87,15 @@ class QuotaCounters:
             count = self._counts.get(key)
             if count is None or count.month != month.first:
                 return None
-            quota, used = limit.monthly_quota, count.total + count.pending
-            if used + cost > quota:
-                if self._clock.monotonic() - count.read_at > _REFUSED_FRESH_S:
-                    return None
-                told = decide(Bound(quota), used, cost)
-                refused = _stricter(
-                    refused, QuotaDecision(told.allowed, told.limit, told.remaining, month.ends_at, limit)
-                )
-            else:
-                left = quota - used - cost
-                strictest = _stricter(strictest, QuotaDecision(True, quota, left, month.ends_at, limit))
+            found = decide(Bound(limit.monthly_quota), count.total + count.pending, cost)
+            told = QuotaDecision(found.allowed, found.limit, found.remaining, month.ends_at, limit)
+            if found.allowed:
+                strictest = _stricter(strictest, told)
                 taken.append((key, count, charge))
+            elif self._clock.monotonic() - count.read_at > _REFUSED_FRESH_S:
+                return None
+            else:
+                refused = _stricter(refused, told)
         if refused is not None:
             return refused
         for key, count, charge in taken:

@@ -8,6 +8,7 @@ against the app's own: the limits by app of its default tier. Limits by app of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from syncbeat_server.defaults import SERVICE_TIER
@@ -34,13 +35,17 @@ class CountedQuota(NamedTuple):
     by_octets: bool
 
 
-class CallRules(NamedTuple):
-    """The rules of the calls of one class by callers of one tier."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CallRules:
+    """The rules of the calls of one class by callers of one tier. Compared by identity: the object names app and tier.
 
-    rates: tuple[CountedRate, ...] = ()
-    quotas: tuple[CountedQuota, ...] = ()
-    callers: LimitRule | None = None
-    """The one rate, if there is one alone, of the caller's calls: what most calls are held against."""
+    `by_device`, `by_scope`: a rate is counted by what a request names.
+    """
+
+    rates: tuple[CountedRate, ...]
+    quotas: tuple[CountedQuota, ...]
+    by_device: bool
+    by_scope: bool
 
 
 ClassRules = Mapping[str, CallRules]
@@ -64,7 +69,7 @@ class AppRules:
         own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
         self.without_tier = _by_class(own)
         self.by_tier: dict[str, ClassRules] = {}
-        self.resolved: dict[tuple[str, str], ClassRules] = {}
+        self.resolved: dict[tuple[str, str, str], CallRules] = {}
         """What `of_user` returned, by what it was asked."""
         for name, tier in policy.tiers.items():
             owner = f"{app_id}:service" if name == SERVICE_TIER else f"{app_id}:user"
@@ -73,12 +78,12 @@ class AppRules:
                 given += [_Given(limit, f"{app_id}:tier:{name}", name) for limit in _of_app(tier)]
             self.by_tier[name] = _by_class([*given, *own])
 
-    def of_user(self, stored_tier: str, claimed_tier: str) -> ClassRules:
+    def of_user(self, stored_tier: str, claimed_tier: str, method_class: str) -> CallRules:
         """Return the rules of a user whose tier was set to one, and whose token claims another; empty: none."""
         tier = resolve_tier(self.policy, stored_tier, claimed_tier)
-        rules = self.without_tier if tier is None else self.by_tier[tier.name]
+        rules = (self.without_tier if tier is None else self.by_tier[tier.name])[method_class]
         if len(self.resolved) < _MAX_RESOLVED:  # a claim may be anything
-            self.resolved[stored_tier, claimed_tier] = rules
+            self.resolved[stored_tier, claimed_tier, method_class] = rules
         return rules
 
     @property
@@ -117,8 +122,8 @@ def _by_class(given: Sequence[_Given]) -> ClassRules:
 
 
 def _call_rules(rates: tuple[CountedRate, ...], quotas: tuple[CountedQuota, ...]) -> CallRules:
-    is_callers = len(rates) == 1 and rates[0].subject is LimitSubject.PRINCIPAL and not rates[0].by_octets
-    return CallRules(rates, quotas, rates[0].rule if is_callers else None)
+    subjects = {rate.subject for rate in rates}
+    return CallRules(rates, quotas, LimitSubject.DEVICE in subjects, LimitSubject.SCOPE in subjects)
 
 
 def _rate(given: _Given, rate: Rate) -> CountedRate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from contextvars import Context
 
@@ -17,6 +17,7 @@ from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.ratelimit.lease import (
     BELIEVED_S,
     LEASE_S,
+    Charge,
     Lease,
     LeaseKey,
     LeaseRule,
@@ -42,6 +43,8 @@ class SharedLimits:
         self._bus = bus
         self._clock = clock
         self._rule = rule or LeaseRule()
+        self.known: dict[Hashable, tuple[Charge, ...]] = {}
+        """The buckets of calls like those that came before, by what tells them apart (`remember`)."""
         self._leases: dict[LeaseKey, Lease] = {}
         self._older: dict[LeaseKey, Lease] = {}
         self._dirty: list[Lease] = []
@@ -67,53 +70,46 @@ class SharedLimits:
         Raises:
             Overloaded: too many calls wait already.
         """
-        leases = self._leases
-        for number, (key, cost) in enumerate(wants):
-            lease = leases.get(key)
-            if lease is None:
-                lease = self._find(key, now)
-            if lease.balance < cost or now >= lease.until:
-                self._return([(self._find(one, now), units) for one, units in wants[:number]], now)
-                return self._take_slowly(wants, now)
-            lease.balance -= cost
-            if lease.balance < lease.low and not lease.is_queued:
+        return self.take_found([(self._find(key, now), cost) for key, cost in wants], 0.0, now)
+
+    def take_found(self, found: Sequence[Charge], octets: float, now: float) -> Refused | PendingTake | None:
+        """Take as `take` does, of buckets that were found before; `octets` of those whose cost is 0."""
+        for one in found:
+            lease, units = one
+            balance = lease.balance - (units or octets)
+            if balance < 0.0 or now >= lease.until:
+                costs = [(its, units or octets) for its, units in found]
+                self._return(costs[: found.index(one)], now)
+                return self._take_slowly(costs, now)
+            lease.balance = balance
+            if balance < lease.low and not lease.is_queued:
                 self._queue(lease)
         return None
 
-    def take_one(self, key: LeaseKey, now: float) -> Refused | PendingTake | None:
-        """Take one unit of one bucket, as `take` does: most calls have no other limit, and each function costs."""
-        lease = self._leases.get(key)
-        if lease is None:
-            lease = self._find(key, now)
-        balance = lease.balance - 1.0
-        if balance < 0.0 or now >= lease.until:
-            return self._take_slowly([(key, 1.0)], now)
-        lease.balance = balance
-        if balance < lease.low and not lease.is_queued:
-            self._queue(lease)
-        return None
+    def remember(self, call: Hashable, wants: Sequence[Want], now: float) -> tuple[Charge, ...]:
+        """Return the buckets of a call for `take_found`, and keep them in `known` as long as there is room."""
+        found = tuple((self._find(key, now), cost) for key, cost in wants)
+        if len(self.known) >= self._rule.max_keys:
+            self.known = {}
+        self.known[call] = found
+        return found
 
     async def finish(self, pending: PendingTake) -> Refused | None:
         """Wait for what a call could not take at once. Returns None if it has all, else the strictest refusal."""
-        refusals = []
+        refusals: list[Refused] = []
+        has_all = False
         try:
-            for lease, cost, future in pending.waits:
-                refused = await future
-                if refused is None:
-                    pending.held.append((lease, cost))
-                else:
-                    refusals.append(refused)
-        except BaseException:
-            got = [(lease, cost) for lease, cost, future in pending.waits if _is_granted(future)]
-            held = [one for one in pending.held if one not in got]
             for _, _, future in pending.waits:
-                future.cancel()
-            self._return(held + got, self._clock.monotonic())
-            raise
-        if not refusals:
-            return None
-        self._return(pending.held, self._clock.monotonic())
-        return strictest(refusals)
+                refused = await future
+                refusals += [] if refused is None else [refused]
+            has_all = not refusals
+        finally:
+            if not has_all:
+                for _, _, future in pending.waits:
+                    future.cancel()  # without effect on those that are done
+                got = [(lease, cost) for lease, cost, future in pending.waits if _is_granted(future)]
+                self._return(pending.held + got, self._clock.monotonic())
+        return strictest(refusals) if refusals else None
 
     @property
     def size(self) -> int:
@@ -159,15 +155,15 @@ class SharedLimits:
         if lease is not None:
             return lease
         if len(self._leases) >= self._rule.max_keys // 2:
-            self._leases, self._older = {}, self._leases
+            self._leases, self._older, self.known = {}, self._leases, {}
         lease = self._older.pop(key, None)
         if lease is None:
             lease = Lease(key, now, self._processes.count)
         self._leases[key] = lease
         return lease
 
-    def _take_slowly(self, wants: Sequence[Want], now: float) -> Refused | PendingTake | None:
-        found = [(lease := self._find(key, now), min(cost, float(lease.rate.burst))) for key, cost in wants]
+    def _take_slowly(self, costs: Sequence[Charge], now: float) -> Refused | PendingTake | None:
+        found = [(lease, min(cost, float(lease.rate.burst))) for lease, cost in costs]
         if not self.is_shared:
             return self._take_locally(found, now)
         if self._waiting >= self._rule.max_waiting:
@@ -224,14 +220,14 @@ class SharedLimits:
     def _waited(self, _: asyncio.Future[Refused | None]) -> None:
         self._waiting -= 1
 
-    def _return(self, taken: Sequence[tuple[Lease, float]], now: float) -> None:
+    def _return(self, taken: Sequence[Charge], now: float) -> None:
         for lease, cost in taken:
             lease.balance += cost
             if lease.reserve > 0.0:
                 lease.until = min(lease.until, now + LEASE_S)
                 self._reserved[lease] = None
 
-    def _take_locally(self, found: Sequence[tuple[Lease, float]], now: float) -> Refused | None:
+    def _take_locally(self, found: Sequence[Charge], now: float) -> Refused | None:
         """Decide by this process's share of twice the rates; what is used is told to Redis when it is back."""
         self.decided_locally += 1
         refused = take_shares(found, share_of(self._processes.count), self._era, now)
@@ -275,7 +271,7 @@ class SharedLimits:
     async def _flush(self, batch: Sequence[Lease]) -> None:
         now = self._clock.monotonic()
         prepared: list[PreparedAsk] = []
-        paid: list[tuple[Lease, float]] = []
+        paid: list[Charge] = []
         lines: list[str] = []
         for lease in batch:
             debt = lease.credit - lease.balance
@@ -294,7 +290,7 @@ class SharedLimits:
             for one in prepared:
                 one.lease.owed += one.owed
             for lease, units in paid:
-                lease.pay(-units)
+                lease.unpay(units)
             self._lose(batch)
         else:
             self.asked += len(prepared)

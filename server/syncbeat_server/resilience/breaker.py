@@ -75,7 +75,8 @@ class Breaker:
     """Counts consecutive failures. Calls that began before a transition do not count after it.
 
     Consecutive means in the order in which the calls began, not ended: of two hundred concurrent calls the few that
-    fail may well end before all others.
+    fail may well end before all others. A failure of a call that began before one which has succeeded says nothing
+    any more: a call that waited in vain for ten seconds ends when the dependency may be long back (ADR 139).
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Breaker:
         self._told = BreakerState.CLOSED
         self._opened_at: float | None = None
         self._era = 0
-        self._succeeded = self._trying = self._number = 0
+        self._succeeded = self._trying = self._number = self._answered = 0
         self._failed: set[int] = set()
         self._released: set[int] = set()
 
@@ -148,11 +149,12 @@ class Breaker:
                 self._succeeded += 1
                 if self._succeeded >= self._rule.successes:
                     self._transition(None)
-        elif failed is None:
-            self._released.add(number)
-        elif failed:
-            self._failed.add(number)
-            if 1 + self._failed_beside(number, -1) + self._failed_beside(number, 1) >= self._rule.failures:
+        elif failed is False:
+            self._answered = max(self._answered, number)
+        elif number > self._answered:
+            (self._failed if failed else self._released).add(number)
+            count = bool(failed) + self._failed_beside(number, -1) + self._failed_beside(number, 1)
+            if count >= self._rule.failures:
                 self._open()
         if len(self._failed) + len(self._released) > _MAX_REMEMBERED:
             self._forget()

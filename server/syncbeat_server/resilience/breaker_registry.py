@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DependencyDown
-from syncbeat_server.resilience.breaker import BreakerRule
+from syncbeat_server.resilience.breaker import BreakerRule, BreakerState
 from syncbeat_server.resilience.fleet_breaker import BreakerObserver, BreakerStates, FleetBreaker
 
 # In this time others hear of a discovery. While nothing changes, it costs one read of one key a process.
@@ -17,7 +17,10 @@ _MOST = 4_096  # apps with providers and hosts of webhooks, of a process
 
 
 class BreakerRegistry:
-    """Makes a breaker when its name is first asked for, and forgets the one least recently asked for beyond `most`."""
+    """Makes a breaker when its name is first asked for; beyond `most` the least recently asked for that is closed goes.
+
+    One that is not closed knows something: it goes only where all others are not closed either.
+    """
 
     def __init__(
         self,
@@ -44,13 +47,13 @@ class BreakerRegistry:
         """Return the breaker of a dependency, named `kind:subject`."""
         found = self._by_name.get(name)
         if found is None:
+            while len(self._by_name) >= self._most:
+                self._forget_one()
             found = self._by_name[name] = FleetBreaker(
                 name, self._rule, self._clock, self._states, self._observer, self._process
             )
             found.on_news = self._has_news.set
             self._version = -1  # the fleet may know of it
-            while len(self._by_name) > self._most:
-                self._by_name.popitem(last=False)
         self._by_name.move_to_end(name)
         return found
 
@@ -58,6 +61,10 @@ class BreakerRegistry:
     def count(self) -> int:
         """Return how many breakers there are."""
         return len(self._by_name)
+
+    def _forget_one(self) -> None:
+        closed = (name for name, one in self._by_name.items() if one.state is BreakerState.CLOSED)
+        del self._by_name[next(closed, next(iter(self._by_name)))]
 
     async def sync(self) -> None:
         """Tell the fleet the news of this process, and hear its own. Without the shared state nothing happens."""

@@ -41,6 +41,8 @@ class ProbedBreaker:
         `on_found` is awaited before calls are let through again.
         """
         self.observer: BreakerObserver = NoObserver()
+        self.on_away: Callable[[], None] = lambda: None
+        """Called each time that a probe fails while calls are refused already."""
         self._dependency = dependency
         self._probe = probe
         self._probe_s = probe_s
@@ -76,6 +78,8 @@ class ProbedBreaker:
     async def _probe_until_found(self) -> None:
         try:
             while not await self._answers():
+                if self._is_open:
+                    self.on_away()
                 self._move(is_open=True)
                 await self._clock.sleep(_EVERY_S)
             if self._is_open and self._on_found is not None:

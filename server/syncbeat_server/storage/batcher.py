@@ -7,14 +7,15 @@ next one; the second lane is for a batch that is slow, or for more calls than on
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.errors import DependencyDown, SyncbeatError
 from syncbeat_server.ops.work_origin import WorkOrigin, fresh_context, name_of, task_origin, work_origin
 from syncbeat_server.runtime.adaptive_batching import BatchTrigger
-from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
+from syncbeat_server.storage.postgres.driver_errors import StatementTimeout, TooManyWait
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -74,7 +75,7 @@ class Batcher(Generic[Item, Answer]):
             Overloaded: too many calls wait already.
         """
         if len(self._waiting) >= self._rule.max_waiting:
-            raise Overloaded("too many calls wait for the database")
+            raise TooManyWait(random.random())  # noqa: S311  # no secret
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future, work_origin.get()))

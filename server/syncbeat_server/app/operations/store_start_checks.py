@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.ops.hosts import is_this_machine
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.storage.postgres.address_check import AddressFacts, try_address
 from syncbeat_server.storage.postgres.driver_errors import StatementRejected
@@ -111,14 +111,7 @@ def _redis_warnings(address: RedisAddress) -> Iterator[str]:
     hosts = [host for host, _ in address.sentinels] if address.sentinels else []
     if address.endpoint is not None:
         hosts = [address.endpoint[0]]
-    exposed = [host for host in hosts if not _is_this_machine(host)]
+    exposed = [host for host in hosts if not is_this_machine(host)]
     if exposed:
         scheme = "rediss+sentinel" if address.sentinels else "rediss"
         yield f"SYNCBEAT_REDIS_URL: not encrypted on the way to {', '.join(exposed)}: write {scheme}://"
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -1,4 +1,4 @@
-"""Lets the credentials of a process follow the apps file: issuers, keys, and the apps that services act for."""
+"""Lets the credentials of a process follow the apps file and the files of secrets: issuers, keys, services' tokens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import Authentication, credentials_of
+from syncbeat_server.app.tenants.secret_files import SecretFiles
 from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuers, log_unused_keys
 from syncbeat_server.auth.service import Credentials
 from syncbeat_server.ops.settings.app import AppSettings, session_issuer
-from syncbeat_server.ops.settings.server import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -20,13 +20,14 @@ class LiveCredentials:
 
     def __init__(
         self,
-        settings: Settings,
+        secrets: SecretFiles,
         apps: AppConfiguration,
         authentication: Authentication,
         callers_changed: Callable[[str, str | None], None],
     ) -> None:
         """`callers_changed(app, None)` makes all streams of an app check their caller again."""
-        self._settings = settings
+        self._secrets = secrets
+        self._settings = secrets.current
         self._apps = apps
         self._authentication = authentication
         self._callers_changed = callers_changed
@@ -34,12 +35,13 @@ class LiveCredentials:
         self._issuers = authentication.issuers
         self._credentials = authentication.credentials
         apps.on_change(self._adopt)
+        secrets.on_change(self._adopt)
 
     def _adopt(self) -> None:
-        """Go by the apps as they are now. Raises ConfigurationError, and changes nothing, as a start would."""
-        apps, before = self._apps.current, self._before
+        """Go by apps and secrets as they are now. Raises ConfigurationError, and changes nothing, as a start would."""
+        apps, before, settings = self._apps.current, self._before, self._secrets.current
         changed = {name for name in apps.keys() | before.keys() if apps.get(name) != before.get(name)}
-        if not changed:
+        if not changed and settings is self._settings:
             return
         # Keys are read again only of apps that the file describes anew: there may be a thousand others.
         issuers = {
@@ -47,10 +49,12 @@ class LiveCredentials:
         }
         keys = self._authentication.keys
         stores = keys.stores_of(one for each in issuers.values() for one in each)
-        made = credentials_of(self._settings, apps, issuers, stores)
+        made = credentials_of(settings, apps, issuers, stores)
         outdated = {name for name in changed if self._accepts(name, before) != self._accepts_now(name, apps, issuers)}
+        if settings.session_keys != self._settings.session_keys:
+            outdated |= set(apps)
         gone, self._credentials = _gone(self._credentials, made), made
-        self._before, self._issuers = apps, issuers
+        self._before, self._issuers, self._settings = apps, issuers, settings
         self._authentication.authenticator.adopt(made)
         keys.use(stores)
         for name in outdated:

@@ -14,7 +14,7 @@ import aiohttp
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, parse_jwks, with_kidless_row
 from syncbeat_server.auth.tokens.unknown_kids import UnknownKid, UnknownKids
-from syncbeat_server.clock import Clock
+from syncbeat_server.clock import Clock, sleep_unless
 from syncbeat_server.errors import DependencyDown, KeyUnknownYet
 from syncbeat_server.ops.fault_log import FaultLog
 
@@ -170,21 +170,13 @@ class JwksStore:
             await asyncio.shield(self._fetch())
             if not self._failing:
                 retry_s = _FIRST_RETRY_S
-                await self._sleep_unless_failing(self._vary(REFRESH_S))
+                # Not longer than until a fetch that was forced meanwhile has failed.
+                await sleep_unless(self._clock, self._vary(REFRESH_S), self._failed)
             if self._failing:
                 pause_s = self._vary(retry_s)
                 self._retry_at = self._clock.monotonic() + pause_s
                 await self._clock.sleep(pause_s)
                 retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
-
-    async def _sleep_unless_failing(self, seconds: float) -> None:
-        """Sleep, or return as soon as a fetch that was forced meanwhile has failed."""
-        waits = [asyncio.ensure_future(self._clock.sleep(seconds)), asyncio.ensure_future(self._failed.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waits:
-                one.cancel()
 
     def _vary(self, seconds: float) -> float:
         return seconds * self._uniform(1 - JITTER, 1 + JITTER)

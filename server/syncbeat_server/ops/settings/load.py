@@ -20,6 +20,8 @@ from syncbeat_server.ops.settings.types import NAME, RUNNING
 
 APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates", "tiers"})
 """Fields of `Settings` that no environment variable sets."""
+ROTATING = frozenset({"service_tokens", "admin_tokens", "session_keys", "session_secrets", "database_url", "redis_url"})
+"""Settings that a running process reads again if they are given by a file of their own, NAME_FILE."""
 _APPS_FILE_OF_DEFAULT = frozenset({"issuers", "templates", "tiers"})
 
 
@@ -74,7 +76,23 @@ def load_with_faults(
         sources = Sources(places, document.text)
         faults += describe_faults(error, sources, one_by_one=unread)
         return LoadedSettings(None, faults) if unread else _without_files(described, sources, faults)
+    settings.secret_files.update({name: path for name, path in given.files.items() if name in ROTATING})
     return LoadedSettings(None if unread else settings, faults)
+
+
+def reload_secrets(settings: Settings, texts: Mapping[str, str]) -> Settings:
+    """Return the settings with these texts in place of those that the files of `settings.secret_files` had.
+
+    Raises:
+        ConfigurationError: they cannot be used; a start would refuse them too.
+    """
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    try:
+        fresh = Settings.model_validate({**values, **texts}, context=RUNNING)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(describe_faults(error, Sources({}, "")))) from None
+    fresh.secret_files.update(settings.secret_files)
+    return fresh
 
 
 def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:

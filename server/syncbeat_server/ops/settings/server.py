@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from syncbeat_server.defaults import (
     DEFAULT_APP,
@@ -292,6 +293,13 @@ class Settings(AppSettings, SessionSettings):
         description="The least level that is logged.",
     )
     apps: dict[str, AppSettings] = Field(default_factory=dict, description="The other apps, by name.")
+
+    _secret_files: dict[str, Path] = PrivateAttr(default_factory=dict)
+
+    @property
+    def secret_files(self) -> dict[str, Path]:
+        """Return the file of each setting that is read again while a process runs, if it was given by one."""
+        return self._secret_files
 
     def store_urls(self) -> tuple[str, str] | None:
         """Return the addresses of PostgreSQL and Redis; None when the service is to run embedded stores.

@@ -35,10 +35,11 @@ class _Assignment(NamedTuple):
 
 
 class GivenValues(NamedTuple):
-    """The text of each setting that is set, and the faults of the sources, a line each."""
+    """The text of each setting that is set, the faults of the sources, a line each, and the files of NAME_FILE."""
 
     texts: dict[str, GivenText]
     faults: list[str]
+    files: dict[str, Path]
 
 
 def read_values(
@@ -63,7 +64,13 @@ def read_values(
             texts[setting] = GivenText(_text(one), one.place)
         except ConfigurationError as error:
             faults.append(error.message)
-    return GivenValues(texts, faults)
+    files = {setting: Path(one.text) for setting, one in assigned.items() if one.in_file and setting in texts}
+    return GivenValues(texts, faults, files)
+
+
+def read_setting_file(setting: str, path: Path) -> str:
+    """Return the text of a setting that is given by NAME_FILE. Raises ConfigurationError when it cannot be used."""
+    return _text(_Assignment(f"{PREFIX}{setting.upper()}_FILE", str(path), True, ""))
 
 
 def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from syncbeat_server.defaults import SERVICE_TIER
-from syncbeat_server.ops.settings.types import NAME
+from syncbeat_server.ops.settings.types import NAME, CheckedTogether
 
 MAX_TIERS = 100
 _WRITABLE_CLAIM = "user_metadata"  # Supabase lets users write it themselves
@@ -79,7 +80,7 @@ class TierSettings(BaseModel):
         return self
 
 
-class TierSelection(BaseModel):
+class TierSelection(CheckedTogether):
     """Settings of the tiers that an app has, and who gets which."""
 
     tiers: dict[str, TierSettings] = Field(
@@ -101,23 +102,19 @@ class TierSelection(BaseModel):
         default="UTC", description="The IANA time zone in which the months of monthly quotas begin."
     )
 
-    @model_validator(mode="after")
-    def _check_tiers(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """Yield the faults of the tiers, and of what chooses among them."""
+        yield from super().faults()
         if not all(re.fullmatch(NAME, name) for name in self.tiers):
-            raise ValueError("TIERS: a tier's name is 1 to 64 of A-Z a-z 0-9 _ . -")
+            yield "TIERS: a tier's name is 1 to 64 of A-Z a-z 0-9 _ . -"
         known = sorted(set(self.tiers) - {SERVICE_TIER})
         if self.default_tier and self.default_tier not in known:
             tables = "none, [apps.NAME.tiers.TIER] tables of the apps file"
-            raise ValueError(
-                f"DEFAULT_TIER: no such tier; the tiers of the app's users are: {', '.join(known) or tables}"
-            )
+            yield f"DEFAULT_TIER: no such tier; the tiers of the app's users are: {', '.join(known) or tables}"
         if self.tier_claim.partition(".")[0] == _WRITABLE_CLAIM:
-            raise ValueError(
-                "TIER_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.plan"
-            )
+            yield "TIER_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.plan"
         if not _is_zone(self.quota_time_zone):
-            raise ValueError("QUOTA_TIME_ZONE: want a time zone of the IANA database, such as Europe/Vienna")
-        return self
+            yield "QUOTA_TIME_ZONE: want a time zone of the IANA database, such as Europe/Vienna"
 
 
 def _is_zone(name: str) -> bool:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from syncbeat_server.ops.files import read_file
+from syncbeat_server.ops.hosts import is_this_machine
 
 RUNNING = "running"
 """The validation context in which no file is looked for: that of a running process, whose files were read at the start,
@@ -272,14 +273,14 @@ def check_public_address(name: str, url: str, unless: str) -> None:
     try:
         public = ipaddress.ip_address(host).is_global
     except ValueError:  # a name, whose addresses are checked when it is resolved
-        public = host != "localhost" and not host.endswith(".localhost")
+        public = not is_this_machine(host)
     if not public:
         raise ValueError(f"{name}: a private address; {unless} if that is meant")
 
 
 def is_loopback(url: str) -> bool:
     """Return True if a URL leads to this machine."""
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    return is_this_machine(urlsplit(url).hostname or "")
 
 
 def share_a_port(first: str, second: str) -> bool:

@@ -21,7 +21,7 @@ from syncbeat_server.storage.postgres.database import Database
 _log = logging.getLogger(__name__)
 
 _UNKNOWN_APP_S = 60.0
-_SPREAD_S = 5.0  # over which the deliveries that a closed gate turned away come back
+_SPREAD_S = 1.0  # over which come back the few that were claimed when their gate closed; all others wait unclaimed
 
 _rng = random.SystemRandom()
 

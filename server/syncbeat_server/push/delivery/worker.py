@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from syncbeat_server.clock import sleep_unless
 from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S
@@ -139,12 +140,7 @@ class DeliveryWorker:
 
     async def _pause(self, seconds: float) -> None:
         # Being woken does not end it, but draining does.
-        ends = [asyncio.ensure_future(one) for one in (self._deps.clock.sleep(seconds), self._draining.wait())]
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends:
-                end.cancel()
+        await sleep_unless(self._deps.clock, seconds, self._draining)
 
     async def _claim(self) -> bool:
         """Claim what there is room for and start its attempts. Returns True if there may be more to claim at once."""

@@ -8,8 +8,6 @@ fuller than `most_used`; one that jumps ahead gives one burst at most.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from syncbeat_server.ratelimit.model import Rate
 from syncbeat_server.ratelimit.policy.decision import Bound, Decision, decide
 
@@ -17,13 +15,6 @@ _DEBT_SHARE = 0.125
 """Of a burst: how far below empty a bucket may go by what was used before it was asked for."""
 CLOSED = Bound(0.0, retry_s=3600.0)
 """A rate of nothing: it does not end by waiting, so callers are kept away."""
-
-
-class Settled(NamedTuple):
-    """Units that were granted, and those in use from then on."""
-
-    granted: float
-    used: float
 
 
 def bound_of(rate: Rate) -> Bound:
@@ -53,15 +44,3 @@ def take(rate: Rate, drained_at: float, now: float, cost: float = 1.0) -> tuple[
     if bound is CLOSED:
         return decision, drained_at
     return decision, now + (used + cost if decision.allowed else used) / rate.per_second
-
-
-def settle(rate: Rate, used: float, charged: float, least: float, wanted: float, held: float = 0.0) -> Settled:
-    """Charge a shared bucket for what was used already, or give back, and grant up to `wanted` whole units.
-
-    Fewer than `least` are of no use to whoever asks, and are not granted; `held` units are left for others.
-    `storage/redis/shared_rates.py` does the same in Redis.
-    """
-    used = max(0.0, min(most_used(rate), used + charged))
-    free = float(int(max(0.0, rate.burst - used - held) + 1e-6))
-    granted = min(wanted, free) if free >= least else 0.0
-    return Settled(granted, used + granted)

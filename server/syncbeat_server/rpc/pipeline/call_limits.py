@@ -20,7 +20,7 @@ from syncbeat_server.ratelimit.lease import PendingTake, Refused, Want
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, QuotaCharge, QuotaDecision, TierPolicy
 from syncbeat_server.ratelimit.policy.decision import Decision, refusal
 from syncbeat_server.ratelimit.quotas import QuotaCounters
-from syncbeat_server.ratelimit.rules import AppRules, count_by_scope
+from syncbeat_server.ratelimit.rules import AppRules, CallRules, count_by_scope
 from syncbeat_server.ratelimit.shared_limits import SharedLimits
 
 _CLASSES = {
@@ -112,24 +112,21 @@ class MethodLimits:
         """
         limits = self.limits
         if principal.kind is _USER:
-            app_id = principal.app_id
+            app_id, tier, token = principal.app_id, principal.tier, principal.token
             app = limits.apps.get(app_id)
             if app is None:
                 return None
-            tier, token = principal.tier, principal.token
-            claimed = "" if token is None else token.tier
-            rates, quotas, callers = (app.resolved.get((tier, claimed)) or app.of_user(tier, claimed))[self._class]
+            claimed, method_class = "" if token is None else token.tier, self._class
+            rules = app.resolved.get((tier, claimed, method_class)) or app.of_user(tier, claimed, method_class)
         else:
             app_id = self._app_of_service(principal, request)
             app = limits.apps.get(app_id)
             # Operators are few, and come when something is wrong.
             if app is None or principal.kind is not _SERVICE:
                 return None
-            rates, quotas, callers = app.of_services[self._class]
-        if callers is not None:
-            taken = limits.shared.take_one((callers, principal.name), now)
-        else:
-            taken = limits.shared.take(self._wants(rates, principal, request, octets), now) if rates else None
+            rules = app.of_services[self._class]
+        taken = self._take(rules, principal, request, octets, now) if rules.rates else None
+        quotas = rules.quotas
         if taken is None and not quotas:
             return None
         if isinstance(taken, Refused):
@@ -139,6 +136,20 @@ class MethodLimits:
         charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in quotas]
         use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
         return None if taken is None and self._take_quotas(use) else PendingLimits(taken, use)
+
+    def _take(
+        self, rules: CallRules, principal: Principal, request: Any, octets: int, now: float
+    ) -> Refused | PendingTake | None:
+        shared = self.limits.shared
+        if principal.kind is not _USER or (rules.by_scope and self._scopes is not None):
+            return shared.take(self._wants(rules.rates, principal, request, octets), now)
+        # Most calls: the same buckets as those of the call before.
+        names_device = rules.by_device and self._names_device and request is not None
+        call = rules, principal.name, request.device_id if names_device else ""
+        found = shared.known.get(call)
+        if found is None:
+            found = shared.remember(call, self._wants(rules.rates, principal, request, 0), now)
+        return shared.take_found(found, octets, now)
 
     async def finish(self, pending: PendingLimits) -> None:
         """Wait for what a call could not take at once. Raises RateLimited."""
@@ -195,6 +206,8 @@ class MethodLimits:
             elif request is None:
                 continue
             elif subject is _SCOPE:
+                if self._scopes is None:
+                    continue
                 user_id = principal.name if principal.kind is _USER else ""
                 wants += count_by_scope(rule, self._scopes(request), user_id, cost)
             elif self._names_device and (device := request.device_id):
@@ -214,8 +227,8 @@ class MethodLimits:
         return named if named in principal.apps else ""
 
 
-def _scopes_of(method: MethodDescriptor) -> Callable[[Any], Iterable[str]]:
-    """Return a function that finds the scopes that a request of this method is about; of cursors it only mentions."""
+def _scopes_of(method: MethodDescriptor) -> Callable[[Any], Iterable[str]] | None:
+    """Return what finds the scopes that a request of this method is about; None: cursors at most only mention some."""
     fields = method.input_type.fields_by_name
     if "scope" in fields:
         return lambda request: (request.scope,) if request.scope else ()
@@ -225,4 +238,4 @@ def _scopes_of(method: MethodDescriptor) -> Callable[[Any], Iterable[str]]:
         return lambda request: dict.fromkeys(change.scope for change in request.effects.changes)
     if "cursor" in fields:
         return lambda request: (request.cursor.scope,)
-    return lambda request: ()
+    return None

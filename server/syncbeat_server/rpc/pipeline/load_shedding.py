@@ -10,7 +10,7 @@ from enum import StrEnum
 from google.protobuf.descriptor import MethodDescriptor
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
-from syncbeat_server.errors import Overloaded
+from syncbeat_server.errors import Overloaded, spread_retry_s
 from syncbeat_server.ops.work_origin import WorkOrigin, WorkRank, method_origin
 from syncbeat_server.ratelimit.policy.decision import Bound, decide
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
@@ -117,9 +117,5 @@ class Admission:
         if not room.allowed or (criticality is Criticality.POLL and self._random_unit() < self._overload()):
             self.counts.shed += 1
             self._on_shed(criticality)
-            delay_s = min(_MAX_RETRY_S, self._retry_after_s())
-            # Never at once, and jittered, so that calls shed together do not come back together.
-            raise Overloaded(
-                "there are more calls than can be served now",
-                retry_after_s=delay_s + _MIN_RETRY_S * (1.0 + self._random_unit()),
-            )
+            delay_s = min(_MAX_RETRY_S, self._retry_after_s()) + spread_retry_s(self._random_unit(), _MIN_RETRY_S)
+            raise Overloaded("there are more calls than can be served now", retry_after_s=delay_s)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from syncbeat_server.ops.hosts import is_this_machine
 from syncbeat_server.storage.postgres.driver_errors import translated_errors
 from syncbeat_server.storage.postgres.hosts import Hosts
 from syncbeat_server.storage.postgres.statement_comments import connect_apart
@@ -70,4 +70,4 @@ def place_of(peer: object) -> str:
 
 def is_private(peer: object) -> bool:
     """Return True if a socket's other end is on this machine."""
-    return not isinstance(peer, tuple) or ipaddress.ip_address(peer[0].partition("%")[0]).is_loopback
+    return not isinstance(peer, tuple) or is_this_machine(peer[0])

@@ -26,6 +26,7 @@ from syncbeat_server.storage.postgres.driver_errors import (
     INSUFFICIENT_PRIVILEGE,
     NO_ANSWER,
     READ_ONLY,
+    TOO_SLOW,
     PermissionLost,
     StatementRejected,
     StatementTimeout,
@@ -47,7 +48,7 @@ from syncbeat_server.storage.postgres.time_limits import (
 Row = Mapping[str, Any]
 
 _ROLLBACK_S = 5.0
-_LATE = 0.15  # of the time that a call had: by so much its statements end early
+_LATE = 0.3  # of the time that a call had: by so much its statements end early
 _SETTING = "SYNCBEAT_DATABASE_URL"
 
 
@@ -82,10 +83,12 @@ class RowOwner:
 class _Session:
     """Connection that raises domain errors, on which callers decide inside their transaction."""
 
-    __slots__ = ("_conn", "as_user")
+    __slots__ = ("_answer_s", "_conn", "as_user")
 
-    def __init__(self, conn: asyncpg.pool.PoolConnectionProxy) -> None:
+    def __init__(self, conn: asyncpg.pool.PoolConnectionProxy, answer_s: float | None = None) -> None:
+        """`answer_s`: seconds within which the server answers each statement, or ends it; None: it ends none."""
         self._conn = conn
+        self._answer_s = answer_s
         self.as_user = False
 
     @contextmanager
@@ -97,25 +100,28 @@ class _Session:
                 raise PermissionLost(INSUFFICIENT_PRIVILEGE, "") from error
             raise translate(error) from error
         except TimeoutError as error:
-            raise StatementTimeout("the database took too long") from error
+            _give_up(self._conn)  # it may be silent, and those that are as old
+            if self._answer_s is None:
+                raise StatementTimeout(TOO_SLOW) from error
+            raise DependencyDown(NO_ANSWER) from error  # it was not heard: else the server had ended it
         except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
             raise DependencyDown(NO_ANSWER) from error
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
         with self._translated():
-            return cast(Sequence[Row], await self._conn.fetch(query, *args))
+            return cast(Sequence[Row], await self._conn.fetch(query, *args, timeout=self._answer_s))
 
     async def fetchrow(self, query: str, *args: object) -> Row | None:
         with self._translated():
-            return cast(Row | None, await self._conn.fetchrow(query, *args))
+            return cast(Row | None, await self._conn.fetchrow(query, *args, timeout=self._answer_s))
 
     async def fetchval(self, query: str, *args: object) -> Any:
         with self._translated():
-            return await self._conn.fetchval(query, *args)
+            return await self._conn.fetchval(query, *args, timeout=self._answer_s)
 
     async def execute(self, query: str, *args: object) -> str:
         with self._translated():
-            return str(await self._conn.execute(query, *args))
+            return str(await self._conn.execute(query, *args, timeout=self._answer_s))
 
 
 class _IsolatedSession(_Session):
@@ -124,7 +130,7 @@ class _IsolatedSession(_Session):
     __slots__ = ("_begin",)
 
     def __init__(self, conn: asyncpg.pool.PoolConnectionProxy, begin: BeginStatements) -> None:
-        super().__init__(conn)
+        super().__init__(conn, begin.answer_s)
         self._begin = begin
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
@@ -174,6 +180,10 @@ class Database:
         """Return the counts of the pool since its start."""
         return self._pool.figures
 
+    def log_in_by(self, url: str) -> None:
+        """Open connections by this address from now on. Raises ConfigurationError if more than its login differs."""
+        self._pool.log_in_by(url)
+
     async def reconnect(self) -> None:
         """Replace every connection before its next use: those open lead to a server that takes no writes."""
         await self._pool.driver.expire_connections()
@@ -201,7 +211,7 @@ class Database:
                     raise DeadlineExceeded("no time left to do this")
                 try:
                     async with _begun(conn, begin):
-                        session = _Session(conn)
+                        session = _Session(conn, begin.answer_s)
                         if owner is not None:
                             await take_user_role(session, owner)
                         yield session
@@ -238,9 +248,13 @@ class Database:
 @asynccontextmanager
 async def _begun(conn: asyncpg.pool.PoolConnectionProxy, begin: BeginStatements) -> AsyncIterator[None]:
     try:
-        await conn.execute(begin.bounded if cast(PooledConnection, conn).bounds_transactions else begin.plain)
+        text = begin.bounded if cast(PooledConnection, conn).bounds_transactions else begin.plain
+        await conn.execute(text, timeout=begin.answer_s)
         yield
-        await conn.execute("COMMIT")
+        await conn.execute("COMMIT", timeout=begin.answer_s)
+    except TimeoutError:
+        _give_up(conn)
+        raise
     except BaseException:
         await _roll_back(conn)
         raise
@@ -274,9 +288,13 @@ async def _roll_back(conn: asyncpg.pool.PoolConnectionProxy) -> None:
         if not conn.is_closed():
             await conn.execute("ROLLBACK", timeout=_ROLLBACK_S)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-        # The pool has already taken back a connection that was lost: there is nothing left to close.
-        with suppress(asyncpg.InterfaceError):
-            conn.terminate()
+        _give_up(conn)
+
+
+def _give_up(conn: asyncpg.pool.PoolConnectionProxy) -> None:
+    # The pool has already taken back a connection that was lost: there is nothing left to close.
+    with suppress(asyncpg.InterfaceError):
+        conn.terminate()
 
 
 def _is_read_only(error: BaseException) -> bool:

@@ -8,9 +8,17 @@ from typing import ClassVar
 
 import asyncpg
 
-from syncbeat_server.errors import AccessDenied, DependencyDown, DependencyUnfit, Overloaded, SyncbeatError
+from syncbeat_server.errors import (
+    AccessDenied,
+    DependencyDown,
+    DependencyUnfit,
+    Overloaded,
+    SyncbeatError,
+    spread_retry_s,
+)
 
 NO_ANSWER = "the database does not answer"
+TOO_SLOW = "the database took too long"
 
 # SQLSTATE classes and codes of a fault of the server and not of the statement: PostgreSQL documentation, appendix A.
 _DOWN_CLASSES = ("08", "53", "57P", "58")
@@ -68,6 +76,14 @@ class Conflict(Overloaded):
     """Two transactions conflicted (deadlock, serialisation): alone, each would have worked."""
 
 
+class TooManyWait(Overloaded):
+    """More calls wait for the database than it serves in good time."""
+
+    def __init__(self, unit: float) -> None:
+        """`unit`, drawn from 0 to 1, spreads the return of calls that are refused together."""
+        super().__init__("too many calls wait for the database", retry_after_s=spread_retry_s(unit))
+
+
 class LockTimeout(Overloaded):
     """Another transaction held a row for too long; `place` is the server's text, translated, that names its table."""
 
@@ -92,7 +108,7 @@ def translate(error: asyncpg.PostgresError) -> SyncbeatError:
     if state == _LOCK_NOT_AVAILABLE:
         return LockTimeout("another call holds this row; try again", getattr(error, "context", None) or "")
     if state == _QUERY_CANCELED:
-        return StatementTimeout("the database took too long")
+        return StatementTimeout(TOO_SLOW)
     if state == INSUFFICIENT_PRIVILEGE:
         return PermissionMissing(state, "")
     if state == READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):

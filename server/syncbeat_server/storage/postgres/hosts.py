@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -56,6 +56,13 @@ class Hosts:
                 self._first = number
                 return opened
         raise next((error for error in failures if isinstance(error, asyncpg.PostgresError)), failures[-1])
+
+
+def without_login(url: str) -> str:
+    """Return an address without its user and password."""
+    parts = urlsplit(url)
+    query = [(name, value) for name, value in parse_qsl(parts.query) if name not in ("user", "password")]
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=urlencode(query)))
 
 
 def parse_hosts(url: str) -> list[HostPort]:

@@ -8,10 +8,15 @@ from typing import NamedTuple
 
 from syncbeat_server.ops.work_origin import WorkRank
 
-STATEMENT_TIMEOUT_S = 10.0
+STATEMENT_TIMEOUT_S = 8.0
+"""Seconds after which the server ends a statement of a transaction. A call has ten, so that it hears of that."""
+_SHARE_OF_CALL = 0.85
+_ANSWER_SHARE = 1.06
+ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S * _ANSWER_SHARE
+"""Seconds after which a statement that was neither answered nor ended by the server was never heard of."""
 _FIRST_STEP_S, _STEP = 0.02, 1.15
 # Limits of statements by the time that a call has left: few, so that the statements which set them are few.
-_STEPS = [_FIRST_STEP_S * _STEP**number for number in range(45)]
+_STEPS = [_FIRST_STEP_S * _STEP**number for number in range(43)]
 
 # Who is sent away first has the least to lose: background work comes again by itself, and a device asks again.
 _SHARE_OF_WAIT = {WorkRank.BACKGROUND: 0.5, WorkRank.CALL: 0.75, WorkRank.PROMISE: 1.0}
@@ -29,10 +34,14 @@ DEFAULT_LIFE = ConnectionLife()
 
 
 class BeginStatements(NamedTuple):
-    """The statements that begin a transaction: on any server, and on one that has `transaction_timeout`."""
+    """The statements that begin a transaction: on any server, and on one that has `transaction_timeout`.
+
+    `answer_s`: seconds within which a server that is there answers each statement, or ends it.
+    """
 
     plain: str
     bounded: str
+    answer_s: float
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,9 @@ SET LOCAL lock_timeout = {self.lock_ms};
 SET LOCAL idle_in_transaction_session_timeout = {self.idle_in_transaction_ms};
 SET LOCAL statement_timeout = {round(statement_s * 1000)};
 SET LOCAL tcp_user_timeout = 15000"""
-        return BeginStatements(plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}")
+        return BeginStatements(
+            plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}", statement_s * _ANSWER_SHARE
+        )
 
 
 class BeginsInTime:
@@ -83,10 +94,14 @@ class BeginsInTime:
         self._within = [timings.begin(step) for step in _STEPS]
 
     def within(self, seconds: float) -> BeginStatements | None:
-        """Return those with a limit just below `seconds`; None if a transaction has no chance in that time."""
-        if seconds >= STATEMENT_TIMEOUT_S:
+        """Return those with a limit below `seconds`, by enough that a caller with so much time left hears of its end.
+
+        None if a transaction has no chance in that time.
+        """
+        statement_s = seconds * _SHARE_OF_CALL
+        if statement_s >= STATEMENT_TIMEOUT_S:
             return self.any_time
-        number = bisect.bisect_right(_STEPS, seconds)
+        number = bisect.bisect_right(_STEPS, statement_s)
         return self._within[number - 1] if number else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import (
     SentinelConnectionPool,
 )
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, RedisError
 
 from syncbeat_server.errors import ConfigurationError
@@ -30,6 +31,17 @@ _SENTINEL_S = 0.5
 _MAX_NAMES = 8
 
 
+class RedisLogin(CredentialProvider):
+    """The user and password that connections are opened with, which may change while a process runs."""
+
+    def __init__(self, user: str, password: str) -> None:
+        self.credentials = user, password
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        """Return user and password, for a connection that is being opened."""
+        return self.credentials
+
+
 @dataclass(frozen=True)
 class RedisAddress:
     """Address of one server, or of sentinels and the name of a primary, with the parameters to connect."""
@@ -38,6 +50,28 @@ class RedisAddress:
     sentinels: tuple[tuple[str, int], ...] = ()
     name: str = ""
     sentinel_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)
+    login: RedisLogin | None = field(default=None, repr=False, compare=False)
+    """The user and password of its connections, if it has any."""
+
+    def log_in_by(self, url: str) -> None:
+        """Open connections by the user and password of this address from now on; those that are open stay.
+
+        Raises:
+            ConfigurationError: it differs in more than these.
+        """
+        other = parse_redis_url(url)
+        if (self.login is None) != (other.login is None) or self._without_login() != other._without_login():
+            raise ConfigurationError(
+                "SYNCBEAT_REDIS_URL: only its user and password can change while a process runs, and not go or come"
+            )
+        if self.login is not None and other.login is not None:
+            self.login.credentials = other.login.credentials
+
+    def _without_login(self) -> object:
+        return self._place(), self.sentinels, self.name, self.sentinel_kwargs
+
+    def _place(self) -> dict[str, Any]:
+        return {name: value for name, value in self.kwargs.items() if name not in ("username", "password")}
 
     @property
     def is_tls(self) -> bool:
@@ -69,14 +103,15 @@ class RedisAddress:
         }
         if "path" in self.kwargs:
             del options["socket_keepalive"]
+        kwargs = self.kwargs if self.login is None else self._place() | {"credential_provider": self.login}
         if not self.sentinels:
-            return redis.asyncio.Redis.from_pool(ConnectionPool(**(self.kwargs | options)))
+            return redis.asyncio.Redis.from_pool(ConnectionPool(**(kwargs | options)))
         # Two calls to one sentinel at once need a connection each.
         known = _Sentinels(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             self.sentinels, sentinel_kwargs=self.sentinel_kwargs | options
         )
         client: redis.asyncio.Redis = known.master_for(
-            self.name, connection_pool_class=_PrimaryPool, **(self.kwargs | options)
+            self.name, connection_pool_class=_PrimaryPool, **(kwargs | options)
         )
         return client
 
@@ -93,6 +128,9 @@ def parse_redis_url(url: str) -> RedisAddress:
             if "password" in login:
                 # A default user without a password accepts any password with a user name, and none without.
                 login.setdefault("username", "default")
+        if "password" in address.kwargs:
+            own = RedisLogin(address.kwargs["username"], address.kwargs["password"])
+            address = replace(address, login=own)
         _try_parameters(address)
     except (ValueError, TypeError, RedisError) as error:
         what = str(error) if isinstance(error, _Unusable) else "want redis://[user:password@]host[:port][/database]"

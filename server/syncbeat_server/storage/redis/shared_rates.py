@@ -1,7 +1,7 @@
 """Keeps the buckets of rates that all processes share, many in one call, on Redis's own clock.
 
-A bucket is one number: the time at which it is empty. What the script decides, `ratelimit/policy/gcra.py` (`settle`)
-says in Python; a test holds the two together.
+A bucket is one number: the time at which it is empty. A test holds what the script decides to
+a function in Python that says the same.
 """
 
 from __future__ import annotations

@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.defaults import PROCESSES_EXPECTED
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.redis.bus import SHARED, RedisBus
-
-_PROCESSES = 8.0
-"""Without Redis each process uses this fraction of the rate: more processes than that are not expected to send."""
 
 # Keeps the tokens as of `at`, and the start of the warm-up. Time is Redis's own, so that the processes agree.
 # ARGV: rate per second, burst, seconds to warm up, tokens wanted, cost of each.
@@ -75,7 +73,7 @@ class TokenBucket:
         return Grant(int(granted), float(wait_s))
 
     def _acquire_locally(self, key: str, wanted: int, cost: float) -> Grant:
-        per_s, most = self._rate.per_s / _PROCESSES, max(1.0, self._rate.burst / _PROCESSES)
+        per_s, most = self._rate.per_s / PROCESSES_EXPECTED, max(1.0, self._rate.burst / PROCESSES_EXPECTED)
         now = self._clock.monotonic()
         tokens, at = self._local.get(key, (most, now))
         tokens = min(most, tokens + (now - at) * per_s)

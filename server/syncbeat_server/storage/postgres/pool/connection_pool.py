@@ -16,21 +16,23 @@ from typing import Any, cast
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
 
-from syncbeat_server.errors import Overloaded
+from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.work_origin import WorkRank, fresh_context, task_origin, work_origin
 from syncbeat_server.resilience.probed_breaker import ProbedBreaker
-from syncbeat_server.storage.postgres.hosts import Hosts
+from syncbeat_server.storage.postgres.driver_errors import NO_ANSWER, TooManyWait
+from syncbeat_server.storage.postgres.hosts import Hosts, without_login
 from syncbeat_server.storage.postgres.pool.array_types import know_types, read_array_types
 from syncbeat_server.storage.postgres.pool.connection_refusals import is_away, is_too_many
+from syncbeat_server.storage.postgres.pool.lent_connections import LentConnections
 from syncbeat_server.storage.postgres.pool.pool_figures import PoolFigures, PoolStatus
 from syncbeat_server.storage.postgres.pool.prepared_statements import keep_prepared_statements
 from syncbeat_server.storage.postgres.pool.ranked_slots import RankedSlots
 from syncbeat_server.storage.postgres.pool.tcp_keepalive import set_keepalive
 from syncbeat_server.storage.postgres.statement_comments import CommentedConnection, connect_apart
 from syncbeat_server.storage.postgres.time_limits import (
+    ANSWER_TIMEOUT_S,
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
-    STATEMENT_TIMEOUT_S,
     ConnectionLife,
     DatabaseTimings,
 )
@@ -108,7 +110,7 @@ class ConnectionPool:
             connection_class=PooledConnection,
             max_queries=_ANY_NUMBER,  # a connection ends by its age
             max_inactive_connection_lifetime=min(life.idle_s, life.most_s),
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=ANSWER_TIMEOUT_S,
             timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
@@ -119,6 +121,8 @@ class ConnectionPool:
         self._released = 0
         # Connections of before may lead to a server that is no more.
         self.breaker = ProbedBreaker("postgres", self._probe, timings.probe_s, on_found=self.driver.expire_connections)
+        self._lent = LentConnections(self.breaker.suspect)
+        self.breaker.on_away = self._lent.end_waits
         self._queue: deque[asyncio.Future[None]] = deque()
         self._refusal: asyncpg.PostgresError | None = None
         self._refused_until = 0.0
@@ -126,6 +130,18 @@ class ConnectionPool:
         self._jitter = random.SystemRandom().uniform
         self._doubted_at = 0.0
         self._is_doubted = False
+
+    def log_in_by(self, url: str) -> None:
+        """Open connections by this address from now on; those that are open stay.
+
+        Raises:
+            ConfigurationError: it differs in more than user and password.
+        """
+        if without_login(url) != without_login(self._url):
+            raise ConfigurationError(
+                "SYNCBEAT_DATABASE_URL: only its user and password can change while a process runs"
+            )
+        self._url = url
 
     async def open(self) -> None:
         """Connect once, to check that the server accepts the login. Raises the driver's errors."""
@@ -149,6 +165,7 @@ class ConnectionPool:
         """Return a connection, the caller's own until it is released.
 
         Raises:
+            CircuitOpen: the server turned out to be away while the caller waited.
             Overloaded: none was free within the time of the caller's rank, while others got theirs.
             TimeoutError: none was free within that time, and nobody gave one back, or none could be opened.
             asyncpg.PostgresError: the server refuses us; for too many connections, it did so all that time.
@@ -159,6 +176,7 @@ class ConnectionPool:
         try:
             await self._take_slot(work_origin.get().rank)
             try:
+                self.breaker.require_closed(NO_ANSWER)  # it may have opened meanwhile
                 if self._is_doubted:
                     self._is_doubted = False
                     await self.driver.expire_connections()
@@ -169,11 +187,13 @@ class ConnectionPool:
         finally:
             self.waiting -= 1
         cast(PooledConnection, conn).mark_lent(True)
+        self._lent.lend(conn)
         self.figures.acquired(now(), now() - began_s)
         return conn
 
     async def release(self, conn: PoolConnectionProxy) -> None:
         """Take a connection back, for the next caller who waits."""
+        self._lent.take_back(conn)
         works = _is_open(conn)
         mark_lent = cast(PooledConnection, conn).mark_lent if works else None
         try:
@@ -196,7 +216,7 @@ class ConnectionPool:
         self.figures.shed[rank] += 1
         if self._released == released:
             raise TimeoutError  # nobody got anything done meanwhile: it is the database that does not answer
-        raise Overloaded("too many calls wait for the database", retry_after_s=1.0 + self._jitter(0.0, 1.0))
+        raise TooManyWait(self._jitter(0.0, 1.0))
 
     async def _connected(self) -> PoolConnectionProxy:
         if self._refusal is None:
@@ -245,7 +265,7 @@ class ConnectionPool:
                 raise self._refusal.with_traceback(None)
             self._back_off()  # this caller asks for all
         try:
-            opened = await _opened(self._hosts, *address, **settings)
+            opened = await _opened(self._hosts, self._url, *address[1:], **settings)
         except asyncpg.PostgresError as error:
             if is_too_many(error) and self._refusal is None:
                 self._back_off()

@@ -72,6 +72,7 @@ async def find_store_faults(stores: Stores) -> list[str]:
 def _steps_of_rpc(settings: Settings) -> list[Callable[[], object]]:
     # gRPC is loaded only where RPCs are served.
     from syncbeat_server.app.listeners import rpc_listeners
+    from syncbeat_server.app.webhooks.samples import require_sources
 
     issuers = [
         partial(configured_issuer, name, given)
@@ -80,7 +81,14 @@ def _steps_of_rpc(settings: Settings) -> list[Callable[[], object]]:
     ]
     sessions = [partial(session_rows, settings, name, app) for name, app in settings.all_apps().items()]
     credentials = partial(configured_credentials, settings, SystemClock())
-    return [*issuers, *sessions, partial(require_allow_lists, settings), credentials, partial(rpc_listeners, settings)]
+    return [
+        *issuers,
+        *sessions,
+        partial(require_allow_lists, settings),
+        credentials,
+        partial(rpc_listeners, settings),
+        partial(require_sources, settings),
+    ]
 
 
 async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:

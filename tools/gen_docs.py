@@ -25,6 +25,7 @@ from google.protobuf.descriptor_pb2 import (
 from syncbeat_server.errors import FieldReason, Reason
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.descriptions import SettingDescription, describe_settings
+from syncbeat_server.ops.settings.event_sources import SourceSettings
 from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sessions import SessionSettings
@@ -103,6 +104,7 @@ def settings_page() -> str:
         ("Issuers of access tokens", _OF_ISSUERS, issuer),
         ("An app", _OF_APPS, [one for one in app if one.name not in {of.name for of in issuer}]),
         ("A limit of a tier", _OF_LIMITS, describe_settings(LimitSettings)),
+        ("A source of webhooks", _OF_SOURCES, describe_settings(SourceSettings)),
         ("Sessions", _OF_SESSIONS, sessions),
     )
     return _SETTINGS + "\n".join(_settings_part(*part) for part in parts)
@@ -122,14 +124,17 @@ _OF_ISSUERS = (
 )
 _OF_APPS = (
     "For the app `default` in the environment, for each other app in its table `[apps.NAME]` of the apps file, "
-    "in small letters. `issuers`, `templates` and `tiers` are tables of that file, also for `default`.\n\n"
+    "in small letters. `issuers`, `templates`, `tiers` and `sources` are tables of that file, also for `default`.\n\n"
 )
 _OF_LIMITS = (
     "In the apps file alone, by subject and class of calls: `[apps.NAME.tiers.TIER.SUBJECT.CLASS]`. "
     "[Tiers](../tenants.md#tiers) names them and has an example.\n\n"
 )
 _OF_SESSIONS = "For the sessions that AuthService keeps, of all apps.\n\n"
-_ONLY_IN_FILE = frozenset({"issuers", "templates", "tiers", *LimitSettings.model_fields})
+_OF_SOURCES = "In the apps file alone: `[apps.NAME.sources.SOURCE]`. [Webhooks](../webhooks.md) has recipes.\n\n"
+_ONLY_IN_FILE = frozenset(
+    {"issuers", "templates", "tiers", "sources", *LimitSettings.model_fields, *SourceSettings.model_fields}
+)
 
 
 def _settings_part(title: str, about: str, settings: Iterable[SettingDescription]) -> str:

@@ -36,6 +36,30 @@ class SchedulingPolicy(StrEnum):
     FIXED = "fixed-30s"
 
 
+class SignatureScheme(StrEnum):
+    """Names the ways in which senders of webhooks sign them."""
+
+    STANDARD_WEBHOOKS = "standard-webhooks"
+    SVIX = "svix"
+    STRIPE = "stripe"
+    GITHUB = "github"
+
+
+class TimeFormat(StrEnum):
+    """Names the forms in which a webhook says when something happened."""
+
+    ISO = "iso"
+    UNIX_SECONDS = "unix-seconds"
+    UNIX_MILLISECONDS = "unix-milliseconds"
+
+
+WEBHOOK_TOLERANCE_S = 300.0
+"""The difference, in seconds, between a webhook's signed time and our clock: what all three schemes with one advise."""
+WEBHOOK_SECRETS = 4
+"""The most secrets of a source at once: the one in use, its successor, and two of a rotation that was broken off."""
+GITHUB_MAX_AGE_S = 3 * 86_400.0
+"""The age, in seconds, of the oldest delivery that GitHub sends again."""
+
 DELIVERY_LEASE_S = 30.0
 """The life of a claimed delivery's lease, in seconds, after which another worker may claim it."""
 DELIVERY_POLL_S = 1.0

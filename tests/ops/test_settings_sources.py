@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import MAX_BYTES
-from syncbeat_server.ops.settings.load import load_settings
+from syncbeat_server.ops.settings.load import APPS_FILE_ONLY, load_settings
 from syncbeat_server.ops.settings.server import Settings
 from tests.ops.test_operator_files import without_rights
 from tests.support.file_damage import NOT_APPS, UNREADABLE, put
@@ -231,7 +231,7 @@ def test_setting_that_is_not_utf8_is_refused() -> None:
 
 
 TEXTS = st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="ignore"))
-FILES = sorted(name.upper() for name in Settings.model_fields if name not in ("apps", "issuers", "templates", "tiers"))
+FILES = sorted(name.upper() for name in Settings.model_fields if name not in APPS_FILE_ONLY)
 FRAGMENTS = st.sampled_from(
     [
         *(

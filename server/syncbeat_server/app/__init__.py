@@ -12,6 +12,7 @@ from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
 from syncbeat_server.app.tenants.removed_apps import AppRows, open_stored_apps
 from syncbeat_server.app.token_issuers import key_rows
+from syncbeat_server.app.webhooks.samples import try_payload
 from syncbeat_server.storage.app_erasure import MOST_COUNTED
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "open_stored_apps",
     "rpc_names",
     "serve",
+    "try_payload",
 ]

@@ -27,7 +27,7 @@ _Mark = tuple[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class CredentialsFile:
-    """File of FCM credentials as it was read: its content, or the fault (text) that kept it from being read.
+    """File of FCM credentials or of a webhook secret as it was read: its content, or the fault (text) of reading it.
 
     Its time alone would not show each change, since two changes may have the same. But the time counts too: whoever
     rewrites the same credentials may want a new access token.
@@ -83,7 +83,9 @@ class AppConfiguration:
         self._watchers.append(watcher)
 
     def read_credentials(self, path: Path) -> CredentialsFile:
-        """Read an app's FCM credentials, and call the watchers once the file differs from this. Safe in any thread.
+        """Read an app's FCM credentials, or a source's secret, and call the watchers once the file differs from this.
+
+        Safe in any thread.
 
         Later readings are compared with the credentials in use, not with the reading before: if a file is gone, back
         while it is used, and gone again, two readings are the same.
@@ -144,11 +146,16 @@ class AppConfiguration:
 
     def _read_files(self) -> _Snapshot:
         file = self._settings.apps_file
-        accounts = {app.fcm_credentials for app in self.current.values() if app.fcm_credentials}
+        accounts = {path for app in self.current.values() for path in _credential_files(app)}
         return _Snapshot(
             document=b"" if file is None else _held(file),
             accounts=tuple((path, CredentialsFile.read(path).mark) for path in accounts),
         )
+
+
+def _credential_files(app: AppSettings) -> list[Path]:
+    files = [app.fcm_credentials, *(path for source in app.sources.values() for path in source.secret_files)]
+    return [path for path in files if path is not None]
 
 
 def _held(path: Path) -> bytes | str:
@@ -159,10 +166,11 @@ def _held(path: Path) -> bytes | str:
 
 
 def _all_templates(apps: Mapping[str, AppSettings]) -> dict[str, dict[str, Template]]:
-    return {app_id: _templates(app_id, app) for app_id, app in apps.items()}
+    return {app_id: templates_of(app_id, app) for app_id, app in apps.items()}
 
 
-def _templates(app_id: str, app: AppSettings) -> dict[str, Template]:
+def templates_of(app_id: str, app: AppSettings) -> dict[str, Template]:
+    """Return the templates of an app's settings. Raises ConfigurationError."""
     made = {}
     for name, texts in app.templates.items():
         try:

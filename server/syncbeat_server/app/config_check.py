@@ -91,13 +91,14 @@ def _steps_of_rpc(
     """Return the steps that begin RPCs; what takes all issuers is left out where one has a fault."""
     # gRPC is loaded only where RPCs are served.
     from syncbeat_server.app.listeners import rpc_listeners
+    from syncbeat_server.app.webhooks.samples import require_sources
 
     apps = settings.all_apps()
     steps: list[Callable[[], object]] = [partial(session_rows, settings, name, app) for name, app in apps.items()]
     steps.append(partial(require_allow_lists, settings))
     if issuers is not None:
         steps.append(partial(credentials_of, settings, apps, issuers, {}))
-    return [*steps, partial(rpc_listeners, settings)]
+    return [*steps, partial(rpc_listeners, settings), partial(require_sources, settings)]
 
 
 async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:

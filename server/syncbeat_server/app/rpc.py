@@ -20,6 +20,7 @@ from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call
 from syncbeat_server.app.sync import wire_sync
 from syncbeat_server.app.tenants.app_secrets import AppSecrets
 from syncbeat_server.app.tenants.live_credentials import LiveCredentials
+from syncbeat_server.app.webhooks.door import running_webhooks
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.service import SessionService
@@ -121,7 +122,8 @@ async def _serving(
         port, *_ = await server.start(rpc_listeners(settings))
         try:
             with process.health.followed(partial(_tell_health, server, frozenset(servicers))):
-                yield f"{settings.listen.rpartition(':')[0]}:{port}"
+                async with running_webhooks(process, events.ingest, limits.calls):
+                    yield f"{settings.listen.rpartition(':')[0]}:{port}"
         finally:
             flushes = (("cursors", sync.cursors.flush), ("quota counts", limits.quotas.flush))
             await drain_rpc(process.shutdown, server, (hub, watches), flushes)

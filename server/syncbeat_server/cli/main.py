@@ -21,7 +21,7 @@ _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any p
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
 # The subcommands by the extra whose packages they need. The others run wherever the client is installed.
 _COMMANDS_OF = {
-    "server": ("serve", "worker", "migrate", "check-config", "new-epoch", "app", "token", "simulate"),
+    "server": ("serve", "worker", "migrate", "check-config", "new-epoch", "app", "events", "token", "simulate"),
     "embedded": ("fake-fcm", "demo"),
 }
 
@@ -136,12 +136,13 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.apps import add_app
     from syncbeat_server.cli.check_config import add_check_config
     from syncbeat_server.cli.devtools import add_demo, add_fake_fcm
+    from syncbeat_server.cli.events import add_events
     from syncbeat_server.cli.migrate import add_migrate
     from syncbeat_server.cli.new_epoch import add_new_epoch
     from syncbeat_server.cli.serve import add_serve
     from syncbeat_server.cli.tokens import add_token
 
-    for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_token, add_simulate):
+    for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_events, add_token, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

@@ -1,1 +1,1 @@
-"""Serves HTTP: the endpoint of operators, on a listener of its own."""
+"""Serves HTTP: the endpoint of operators, and the door of webhooks, each on a listener of its own."""

@@ -1,7 +1,5 @@
 """Serves HTTP for operators: /metrics, /healthz and /readyz, and the public keys of our own sessions.
 
-Whatever is refused is told as RFC 9457 wants it, `application/problem+json`, with the `reason` of our errors.
-
 A connection serves one request and ends after ten seconds, also if its client sends or reads slowly, or not at all.
 """
 
@@ -16,11 +14,11 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from syncbeat_server.errors import ConfigurationError, Reason
+from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
 from syncbeat_server.runtime.health_monitor import HealthReport
 
 # As Supabase and Envoy cache keys: a new key must be published for as long before it signs.
@@ -37,9 +35,6 @@ MOST_LINE, MOST_FIELD, MOST_HEADERS = 2_048, 4_096, 32
 CLOSING_S = 0.2
 """Seconds that requests under way have to end when a process does."""
 _JSON = "application/json"
-_PROBLEM = "application/problem+json"
-_REASONS = {404: Reason.NOT_FOUND, 500: Reason.INTERNAL}
-"""By HTTP status; other refusals are of requests that are wrong in themselves."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class OperatorViews:
         if "verbose" in request.query:
             return web.Response(body=_verbose(report, self.pool()), content_type=_JSON, status=status)
         if report.fault is not None:
-            return _problem(status, report.fault.reason or Reason.INTERNAL, report.fault.detail)
+            return problem(status, report.fault.reason or Reason.INTERNAL, report.fault.detail)
         return web.Response(text=f"{report.readiness}\n")
 
     async def keys(self, _request: web.Request) -> web.Response:
@@ -89,7 +84,7 @@ async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> 
     Raises:
         ConfigurationError: the address is taken or unusable.
     """
-    application = web.Application(middlewares=[_problems])
+    application = web.Application(middlewares=[problems])
     application.add_routes(
         [
             web.get("/metrics", views.metrics),
@@ -98,7 +93,7 @@ async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> 
             web.get("/.well-known/jwks.json", views.keys),
         ]
     )
-    application.on_response_prepare.append(_close_after)
+    application.on_response_prepare.append(close_after)
     runner = web.AppRunner(
         application,
         shutdown_timeout=CLOSING_S,
@@ -133,51 +128,6 @@ def _verbose(report: HealthReport, pool: Mapping[str, object]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _problem(status: HTTPStatus, reason: Reason, detail: str) -> web.Response:
-    return web.Response(body=_problem_body(status, reason, detail), content_type=_PROBLEM, status=status)
-
-
-def _problem_body(status: HTTPStatus, reason: Reason, detail: str) -> bytes:
-    # Without `type`, a problem is what its status says (RFC 9457, section 4.2.1).
-    document = {"title": status.phrase, "status": int(status), "detail": detail, "reason": reason}
-    return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what aiohttp refuses as a problem."""
-    try:
-        return await handler(request)
-    except web.HTTPError as error:
-        status = HTTPStatus(error.status)
-        answer = _problem(status, _REASONS.get(status, Reason.INVALID_FIELD), status.description)
-        if "allow" in error.headers:
-            answer.headers["allow"] = error.headers["allow"]
-        return answer
-
-
-class _Connection(web.RequestHandler):
-    """Connection that also tells as a problem what it cannot parse, and what fails in us."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Log the error as aiohttp does, and return the problem in place of its text."""
-        answer = super().handle_error(request, status, exc, message)
-        if isinstance(answer, web.Response):
-            told = HTTPStatus(status)
-            # Not `message`, which repeats what was sent.
-            answer.body = _problem_body(told, _REASONS.get(status, Reason.INVALID_FIELD), told.description)
-            answer.content_type = _PROBLEM
-        return answer
-
-
-async def _close_after(_request: web.Request, response: web.StreamResponse) -> None:
-    response.force_close()
-
-
 def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
     """Return the factory of connections, which ends each after its time, and the oldest when there are too many."""
     server, loop = runner.server, asyncio.get_running_loop()
@@ -187,15 +137,9 @@ def _connections(runner: web.AppRunner) -> Callable[[], web.RequestHandler]:
     def connection() -> web.RequestHandler:
         here = server.connections
         for oldest in here[: max(0, len(here) + 1 - MOST_CONNECTIONS)]:
-            _end(oldest)
-        made = _Connection(server, loop=loop, **cast(Any, server)._kwargs)  # it has no option for the class
-        loop.call_later(CONNECTION_S, _end, made)
+            end(oldest)
+        made = ProblemConnection(server, loop=loop, **cast(Any, server)._kwargs)  # it has no option for the class
+        loop.call_later(CONNECTION_S, end, made)
         return made
 
     return connection
-
-
-def _end(connection: web.RequestHandler) -> None:
-    # Aborted: closing would wait for a client that does not read.
-    if isinstance(connection.transport, asyncio.Transport):
-        connection.transport.abort()

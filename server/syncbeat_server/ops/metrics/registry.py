@@ -12,6 +12,7 @@ from syncbeat_server.ops.metrics.resilience import ResilienceMetrics
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.ops.metrics.storage import StorageMetrics
 from syncbeat_server.ops.metrics.sync import SyncMetrics
+from syncbeat_server.ops.metrics.webhooks import WebhookMetrics
 
 
 class Metrics:
@@ -24,6 +25,7 @@ class Metrics:
         self.push = PushMetrics(self.registry)
         self.events = EventMetrics(self.registry)
         self.auth = AuthMetrics(self.registry)
+        self.webhooks = WebhookMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
         self.resilience = ResilienceMetrics(self.registry)

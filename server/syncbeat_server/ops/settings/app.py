@@ -14,6 +14,7 @@ from syncbeat_server.defaults import (
     TARGET_STALENESS_S,
     SchedulingPolicy,
 )
+from syncbeat_server.ops.settings.event_sources import SourceSelection
 from syncbeat_server.ops.settings.issuer import IssuerSettings
 from syncbeat_server.ops.settings.tiers import TierSelection
 from syncbeat_server.ops.settings.types import (
@@ -34,10 +35,11 @@ class TemplateText(BaseModel):
     body: str = ""
 
 
-class AppSettings(IssuerSettings, TierSelection):
+class AppSettings(IssuerSettings, TierSelection, SourceSelection):
     """Settings of one app.
 
-    `issuers` (those beside the first one), `templates` (name, locale, text) and `tiers` stand in the apps file only.
+    `issuers` (those beside the first one), `templates` (name, locale, text), `tiers` and `sources` stand in the apps
+    file only.
     Of the three freshness targets at most one may be set; without any, the mean staleness of `TARGET_STALENESS_S` is
     aimed at.
     """

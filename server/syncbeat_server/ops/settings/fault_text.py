@@ -39,7 +39,7 @@ def describe_faults(error: ValidationError, sources: Sources, *, one_by_one: boo
 
 
 def _line(path: TomlPath, kind: str, own: str, sources: Sources) -> str:
-    if path and path[0] in ("apps", "issuers", "templates", "tiers"):
+    if path and path[0] in ("apps", "issuers", "templates", "tiers", "sources"):
         inside = path if path[0] == "apps" else ("apps", DEFAULT_APP, *path)
         text, named = (own, _named_first(own)) if kind == _OWN_WORDS else (_wanted(inside, kind, own), ())
         number = find_line(sources.apps_document, (*inside, *named))
@@ -79,11 +79,26 @@ def _wanted(path: TomlPath, kind: str, message: str) -> str:
         path = path[path.index("tiers") :]
     if kind == "extra_forbidden" and path[0] == "tiers":
         return f"want {', '.join(expected_keys(len(path)))}"
+    if "sources" in path:
+        return _wanted_of_source(path, kind, message)
     if kind == "extra_forbidden":
         return "no such setting of an app; see 'syncbeat-server check-config --list'"
     described = {one.name: one for model in (Settings, LimitSettings) for one in describe_settings(model)}
     names = [part for part in path if isinstance(part, str) and part in described]
     return f"want {described[names[-1]].wanted}" if names else message
+
+
+def _wanted_of_source(path: TomlPath, kind: str, message: str) -> str:
+    from syncbeat_server.ops.settings.descriptions import describe_settings
+    from syncbeat_server.ops.settings.event_sources import SourceSettings
+
+    described = {one.name: one for one in describe_settings(SourceSettings)}
+    if kind == "extra_forbidden":
+        return f"want {', '.join(described)}"
+    if kind == "missing":
+        return "is required"
+    names = [part for part in path[path.index("sources") + 2 :] if isinstance(part, str) and part in described]
+    return f"want {described[names[0]].wanted}" if names and kind == "enum" else message
 
 
 def find_line(document: str, path: TomlPath) -> int:

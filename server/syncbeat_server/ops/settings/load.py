@@ -18,11 +18,11 @@ from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.ops.settings.sources import PREFIX, AppsDocument, read_app_tables, read_values
 from syncbeat_server.ops.settings.types import NAME, RUNNING
 
-APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates", "tiers"})
+APPS_FILE_ONLY = frozenset({"apps", "issuers", "templates", "tiers", "sources"})
 """Fields of `Settings` that no environment variable sets."""
 ROTATING = frozenset({"service_tokens", "admin_tokens", "session_keys", "session_secrets", "database_url", "redis_url"})
 """Settings that a running process reads again if they are given by a file of their own, NAME_FILE."""
-_APPS_FILE_OF_DEFAULT = frozenset({"issuers", "templates", "tiers"})
+_APPS_FILE_OF_DEFAULT = APPS_FILE_ONLY - {"apps"}
 
 
 class LoadedSettings(NamedTuple):
@@ -116,7 +116,7 @@ def _require_app_names(tables: Mapping[str, Mapping[str, Any]]) -> None:
     if set(tables.get(DEFAULT_APP, {})) - _APPS_FILE_OF_DEFAULT:
         raise ConfigurationError(
             f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers`, "
-            "its `templates` and its `tiers`"
+            "its `templates`, its `tiers` and its `sources`"
         )
     if not all(re.fullmatch(NAME, name) for name in tables):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")

@@ -82,6 +82,12 @@ class Settings(AppSettings, SessionSettings):
         pattern=r"^(.+:\d{1,5})?$",
         description="The address of /metrics, /healthz, /readyz and the sessions' public keys over HTTP. Empty: off.",
     )
+    events_listen: Address = Field(
+        default="",
+        pattern=r"^(.+:\d{1,5})?$",
+        description="The address that takes signed webhooks over HTTP, for the sources of the apps file; plain HTTP, "
+        "for a proxy that ends TLS. Empty: off.",
+    )
     role: Role = Field(default=Role.ALL, description="The parts that the process runs.")
     workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port, one a core at best.")
     share_port: bool = Field(default=False, description="Let other processes listen on the same port (SO_REUSEPORT).")
@@ -329,6 +335,10 @@ class Settings(AppSettings, SessionSettings):
 
     def require_shared_port(self) -> None:
         """Raise ConfigurationError if several processes are to share a port that nobody knows."""
+        if self.workers > 1 and self.events_listen.endswith(":0"):
+            raise ConfigurationError(
+                f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}EVENTS_LISTEN needs one"
+            )
         if self.workers > 1 and self.listen.endswith(":0"):
             raise ConfigurationError(f"{PREFIX}WORKERS: several processes share one port, so {PREFIX}LISTEN needs one")
 
@@ -357,7 +367,12 @@ class Settings(AppSettings, SessionSettings):
             yield "MTLS_LISTEN and SERVICE_CERTIFICATES: set both, or neither"
         if len({entry.san for entry in self.service_certificates}) != len(self.service_certificates):
             yield "SERVICE_CERTIFICATES: the same SAN stands twice"
-        listeners = {"LISTEN": self.listen, "MTLS_LISTEN": self.mtls_listen, "OPS_LISTEN": self.ops_listen}
+        listeners = {
+            "LISTEN": self.listen,
+            "MTLS_LISTEN": self.mtls_listen,
+            "OPS_LISTEN": self.ops_listen,
+            "EVENTS_LISTEN": self.events_listen,
+        }
         for (first, one), (second, other) in itertools.combinations(listeners.items(), 2):
             if one and other and share_a_port(one, other):
                 yield f"{first} and {second}: the same port of the same address: each listener needs its own"

@@ -1,0 +1,44 @@
+"""Serves the door of webhooks in a process that serves RPCs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from syncbeat_server.app.process import Process
+from syncbeat_server.app.webhooks.ingest import SourceIngest
+from syncbeat_server.app.webhooks.sources import WebhookSources
+from syncbeat_server.events.ingest import EventIngest
+
+if TYPE_CHECKING:
+    from syncbeat_server.rpc.pipeline.call_limits import CallLimits
+
+
+@asynccontextmanager
+async def running_webhooks(process: Process, ingest: EventIngest, limits: CallLimits) -> AsyncIterator[None]:
+    """Take webhooks in for the block, if they are to be; at its end requests under way are answered.
+
+    Raises:
+        ConfigurationError: a source or the address cannot be used.
+    """
+    settings = process.settings
+    if not settings.events_listen:
+        yield
+        return
+    from syncbeat_server.http.webhooks.door import WebhookDoor
+    from syncbeat_server.http.webhooks.endpoint import serve_webhooks  # aiohttp's server is large
+
+    sources = WebhookSources(process.apps)
+    door = WebhookDoor(
+        lambda: sources.current,
+        SourceIngest(ingest, process.apps.templates, limits, process.clock),
+        process.metrics.webhooks.received,
+        process.clock,
+    )
+    async with serve_webhooks(settings.events_listen, door, share_port=settings.share_port) as server:
+        try:
+            yield
+        finally:
+            server.close()
+            await process.shutdown.wait_for(door.drained(), 0.0)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.rpc
 
 ACCEPTED, FAILED = ("ACCEPTED", "ACCEPTED"), ("FAILED", "FAILED")
 RECORD_TABLES = ("event", "inbound")
-"""How the names of the tables begin that hold events, and nothing of their effects."""
+"""Beginnings of the names of tables that hold events, and nothing of their effects."""
 
 # One that cannot be carried out, of each kind that can fail; each beside effects of every other kind that can.
 FAILING: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from tests.support.event_requests import NOT_DONE, SOURCE, TIERS, change, done_o
 
 pytestmark = pytest.mark.prove
 
-RETRIES = "EventRetries.run"
+RETRIES = "EventRetryWorker.run"
 """The task by which a worker retries what FAILED."""
 MOST_STEPS = 60
 ACCEPTED, FAILED, STALE = (("ACCEPTED",) * 2), (("FAILED",) * 2), (("STALE",) * 2)
@@ -58,7 +58,7 @@ def gated(name: str) -> pb.IngestEventRequest:
 
 
 class Scenario:
-    """What is done by the process that dies, what stood before, and what has to stand after."""
+    """Names the work of the process that dies, what stood before, and what has to stand after."""
 
     origin = "IngestEvent"
     command = "serve"

@@ -15,6 +15,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_devtools.demo.stage import Stage
 from syncbeat_server.clock import SystemClock
+from syncbeat_server.events.retention import old_rows
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.retention import Retention
 from tests.support.databases import DatabaseUrls
@@ -23,7 +24,7 @@ from tests.support.event_requests import change, event
 pytestmark = pytest.mark.prove
 
 ROWS = int(os.environ.get("OLD_EVENTS", "1000000"))
-LEAST_PER_S = 1_000
+LEAST_PER_S, KEEP_DAYS = 1_000, 30
 CALLERS, CALLS_ALONE = 8, 800
 LONGEST_LOCK_S = 1.0
 _CHUNK = 100_000
@@ -99,7 +100,7 @@ async def test_event_retention_keeps_up_while_events_come_in(
         counted = itertools.count()
         alone = await senders.send(lambda: next(counted) >= CALLS_ALONE)
         await plant(admin)
-        sweeping = asyncio.create_task(Retention(database, OLD_ROWS, clock).sweep())
+        sweeping = asyncio.create_task(Retention(database, old_rows(KEEP_DAYS), clock).sweep())
         began = clock.monotonic()
         beside, longest_s = await asyncio.gather(senders.send(sweeping.done), longest_wait_s(admin, sweeping.done))
         took_s = clock.monotonic() - began

@@ -36,11 +36,11 @@ class Doomed:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it came to that statement and died."""
+        """Tell if it came to that statement and died."""
         return self.child.returncode == -signal.SIGKILL
 
     async def died(self, within_s: float) -> bool:
-        """Whether it dies within so many seconds."""
+        """Tell if it dies within so many seconds."""
         try:
             await asyncio.wait_for(self.child.wait(), within_s)
         except TimeoutError:

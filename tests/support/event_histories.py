@@ -176,7 +176,7 @@ class EventHistories(RuleBasedStateMachine):
         return one.says.source, one.says.subject
 
     def _expected(self, world: World, one: Told) -> str:
-        """What the contract says becomes of it now."""
+        """Return what becomes of it now by the contract."""
         if one.moment < world.heads.get(self._order(one), (-1, b"")):
             return "STALE"
         return "FAILED" if one.fails else "ACCEPTED"

@@ -81,7 +81,7 @@ def named(state: int) -> str:
 
 
 async def effects_of(url: str, name: str) -> dict[str, Any]:
-    """What stands in the database of the effects of `everything(name)`."""
+    """Return what stands in the database of the effects of `everything(name)`."""
     conn = await asyncpg.connect(url)
     try:
         row = await conn.fetchrow(
@@ -105,7 +105,7 @@ async def effects_of(url: str, name: str) -> dict[str, Any]:
 
 
 def done_once(name: str) -> dict[str, Any]:
-    """What `effects_of` finds when the effects of `everything(name)` were carried out once on a user with a device."""
+    """Return what `effects_of` finds when `everything(name)` was carried out once on a user with a device."""
     return {
         "users": 1,
         "members": sorted([name, "watcher"]),
@@ -126,4 +126,4 @@ NOT_DONE: dict[str, Any] = {
     "messages": 0,
     "triggers": 0,
 }
-"""What `effects_of` finds of effects that were not carried out."""
+"""Result of `effects_of` for effects that were not carried out."""

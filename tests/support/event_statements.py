@@ -71,7 +71,7 @@ class Told:
 
     @property
     def fails(self) -> bool:
-        """Whether its effects cannot be carried out now."""
+        """Tell if its effects cannot be carried out now."""
         return self.says.fails == "tier" or (self.says.fails == "gate" and not self.open)
 
 

@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     INVALID_FIELD = "INVALID_FIELD"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    EVENT_ID_REUSED = "EVENT_ID_REUSED"
     REQUEST_IN_FLIGHT = "REQUEST_IN_FLIGHT"
     SEQUENCE_MISMATCH = "SEQUENCE_MISMATCH"
     RATE_LIMITED = "RATE_LIMITED"
@@ -151,6 +152,12 @@ class RequestIdReused(SyncbeatError):
     """The same request_id was used before with other content."""
 
     reason = Reason.REQUEST_ID_REUSED
+
+
+class EventIdReused(SyncbeatError):
+    """The same event id came before from this source with other content."""
+
+    reason = Reason.EVENT_ID_REUSED
 
 
 class RequestInFlight(SyncbeatError):

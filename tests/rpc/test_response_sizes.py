@@ -11,6 +11,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_server.directory.model import MAX_SCOPES
+from syncbeat_server.events.policy.retries import MAX_FAILURE_CHARACTERS
+from syncbeat_server.events.store.event_rows import MAX_PAGE_OCTETS
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
 from syncbeat_server.sync.feed.page_sizes import PAGE_OCTETS
@@ -38,11 +40,12 @@ LONGEST: dict[str, int] = {
     "syncbeat.v1.Notification.body": 4_096,
     "syncbeat.v1.Notification.image_url": 2_048,
     "syncbeat.v1.Notification.click_action": 2_048,
+    "syncbeat.v1.Event.payload_json": MAX_PAGE_OCTETS // PAGE,  # of a page: together they have no more
+    "syncbeat.v1.Event.failure": 2 * MAX_FAILURE_CHARACTERS,
+    "syncbeat.v1.Receipt.failure": 2 * MAX_FAILURE_CHARACTERS,
 }
 """The octets of a text that is no id."""
-METHODS = [
-    method for service in CONTRACT for method in service.methods if service.name not in ("EventService", "OpsService")
-]
+METHODS = [method for service in CONTRACT for method in service.methods if service.name != "OpsService"]
 
 
 def largest(kind: Any) -> Message:

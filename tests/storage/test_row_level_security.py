@@ -21,6 +21,7 @@ from syncbeat_server.directory.store import (
     token_ageing,
     token_move_rows,
 )
+from syncbeat_server.events.store import event_batches, event_rows, old_events
 from syncbeat_server.push.store import (
     alerts,
     app_secrets,
@@ -111,6 +112,9 @@ STORES = (
         users,
         user_tiers,
         quota_usage,
+        event_batches,
+        event_rows,
+        old_events,
     ),
 )
 

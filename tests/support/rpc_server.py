@@ -31,6 +31,7 @@ from syncbeat_server.rpc.contract.options import access_of
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
+from syncbeat_server.rpc.servicers.events import EventServicer
 from syncbeat_server.rpc.servicers.push import PushServicer
 from syncbeat_server.rpc.servicers.sync import SyncServicer
 from tests.support.databases import DatabaseUrls
@@ -44,9 +45,8 @@ SESSION_KEYS = new_signing_key("s1").decode()
 BACKEND, OPERATOR = "a-token-of-the-backend", "a-token-of-an-operator"
 
 METHODS: dict[str, MethodDescriptor] = {m.input_type.name: m for service in CONTRACT for m in service.methods}
-_OFFERED = {
-    name for servicer in (SyncServicer, PushServicer, DirectoryServicer, AuthServicer) for name in vars(servicer)
-}
+_SERVICERS = (SyncServicer, PushServicer, DirectoryServicer, EventServicer, AuthServicer)
+_OFFERED = {name for servicer in _SERVICERS for name in vars(servicer)}
 IMPLEMENTED = [method for method in METHODS.values() if method.name in _OFFERED]
 each_implemented = pytest.mark.parametrize("method", IMPLEMENTED, ids=lambda method: method.name)
 

@@ -23,6 +23,10 @@ from syncbeat_server.directory.store import (
     token_move_rows,
 )
 from syncbeat_server.errors import RequestIdReused, RequestInFlight
+from syncbeat_server.events.model import LIST_START, EventFilter, EventKey, EventState, OrderKey
+from syncbeat_server.events.store import event_batches, event_rows, old_events
+from syncbeat_server.events.store.event_batches import BatchWrites
+from syncbeat_server.events.store.event_rows import Conclusion
 from syncbeat_server.push.model import (
     Content,
     DeliveryFilter,
@@ -104,6 +108,7 @@ ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoc
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
 BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
+BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 
@@ -208,6 +213,19 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     users.confirm_counters: lambda c: users.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
+    users.lock_users: lambda c: users.lock_users(c, "default", ["bob"]),
+    event_batches.look_up: lambda c: event_batches.look_up(c, [BOBS_EVENT], [BOBS_ORDER]),
+    event_batches.write_batch: lambda c: event_batches.write_batch(c, BatchWrites(repetitions={BOBS_EVENT: 1}), 60.0),
+    event_rows.find_order: lambda c: event_rows.find_order(c, BOBS_EVENT),
+    event_rows.lock_event: lambda c: event_rows.lock_event(c, BOBS_EVENT),
+    event_rows.conclude: lambda c: event_rows.conclude(c, BOBS_EVENT, Conclusion(EventState.ACCEPTED, 1)),
+    event_rows.count_repetition: lambda c: event_rows.count_repetition(c, BOBS_EVENT),
+    event_rows.claim_due: lambda c: event_rows.claim_due(c, 10, 60.0),
+    event_rows.oldest_waiting_s: event_rows.oldest_waiting_s,
+    event_rows.find_event: lambda c: event_rows.find_event(c, BOBS_EVENT),
+    event_rows.list_events: lambda c: event_rows.list_events(c, "default", EventFilter(), LIST_START, 10),
+    old_events.delete_events: lambda c: old_events.delete_events(c, 30, 10, None),
+    old_events.delete_heads: lambda c: old_events.delete_heads(c, 30, 10, None),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
     user_tiers.find_tier: lambda c: user_tiers.find_tier(c, "default", "bob"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from syncbeat_server.app.app_configuration import LOOK_EVERY_S
 from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
+from syncbeat_server.events.retry_worker import RetryWorkerRule
 from syncbeat_server.ratelimit.lease import LeaseRule
 from syncbeat_server.runtime.health_monitor import HealthRule
 from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
@@ -50,6 +51,7 @@ class ProcessRules:
     redis: RedisTimings = field(default_factory=RedisTimings)
     sync: SyncRules = field(default_factory=SyncRules)
     limits: LeaseRule = field(default_factory=LeaseRule)
+    event_retries: RetryWorkerRule = field(default_factory=RetryWorkerRule)
     health: HealthRule = field(default_factory=HealthRule)
     server: ServerRule | None = None
     negative_cache_s: float = NEGATIVE_CACHE_S

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from syncbeat_server.app.authentication import build_authentication, session_rule, signing_keys
 from syncbeat_server.app.change_notifier import ClusterNotifier, OwnEchoes, RpcCaches
 from syncbeat_server.app.drain import drain_rpc
+from syncbeat_server.app.events.ingest import wire_events
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.operations.health import STORED, issuers_check
 from syncbeat_server.app.process import Process, run_in_background
@@ -82,6 +83,7 @@ async def _serving(
     from syncbeat_server.rpc.server import RpcServer
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
+    from syncbeat_server.rpc.servicers.events import EventServicer
     from syncbeat_server.rpc.servicers.push import PushServicer
     from syncbeat_server.rpc.servicers.sync import SyncServicer
 
@@ -90,6 +92,7 @@ async def _serving(
     pacer, admission = wire_load_pacing(process)
     notifier = ClusterNotifier(process, worker, caches)
     sync = wire_sync(process, caches, notifier, pacer)
+    events = wire_events(process, sync, notifier, limits.policies.of)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
     user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
@@ -103,6 +106,7 @@ async def _serving(
         ),
         "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
+        "EventService": EventServicer(events.service, templates),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
     }
     server = RpcServer(
@@ -113,7 +117,7 @@ async def _serving(
         age=ConnectionAge(settings.connection_age_s, hub.stream_age_s),
         rule=process.rules.server or ServerRule(),
     )
-    async with run_in_background([*sync.tasks, limits.quotas.run()]):
+    async with run_in_background([*sync.tasks, events.retries, limits.quotas.run()]):
         port, *_ = await server.start(rpc_listeners(settings))
         try:
             with process.health.followed(partial(_tell_health, server, frozenset(servicers))):

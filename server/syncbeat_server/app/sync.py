@@ -26,6 +26,7 @@ from syncbeat_server.sync.streams.restore_sweep import RestoreSweep
 from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.watch_firehose import Firehose
 from syncbeat_server.sync.streams.watch_hints import HintStreams
+from syncbeat_server.sync.tuning.price_updates import HintTuner
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class SyncFeature:
     firehose: Firehose
     publisher: Publisher
     cursors: CursorRecorder
+    tuner: HintTuner
     tasks: Sequence[Coroutine[Any, Any, None]]
 
 
@@ -71,6 +73,7 @@ def wire_sync(process: Process, caches: RpcCaches, notifier: ClusterNotifier, pa
         firehose=Firehose(context, database, listening),
         publisher=Publisher(database, clock, tuner.tuning, notifier, tuner.recorder, process.worker_processes.run),
         cursors=cursors,
+        tuner=tuner,
         tasks=[
             *(cursors.run(), writers.run(), keeper.run(), keeper.run_refresh()),
             *(tuner.run(), pacer.run(), sweep.run(), view_sweep.run(), restore_sweep.run()),

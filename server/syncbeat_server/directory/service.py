@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -133,24 +133,15 @@ class DirectoryService:
         Raises:
             RateLimited: the scope would have too many members, or one of them too many scopes.
         """
-        newest = {member.user_id: member for member in added}
         async with self._database.transaction() as conn:
-            await self._lock_scope(conn, app_id, scope)  # so that one call at a time counts its members
-            joined = await members.add_members(conn, app_id, scope, list(newest.values()))
-            count = await members.count_members(conn, app_id, scope)
-            decision = decide(MEMBERS_OF_SCOPE.bound, count - len(joined), len(joined))
-            if joined and not decision.allowed:
-                raise refusal(f"a scope has at most {decision.limit} members", decision)
-            await _check_scope_limit(conn, app_id, joined)
-        self._notifier.members_changed(app_id, list(newest))
+            count = await join_scope(conn, self._lock_scope, app_id, scope, added)
+        self._notifier.members_changed(app_id, list({member.user_id: None for member in added}))
         return count
 
     async def remove_members(self, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
         """Remove members from a scope; return the number removed. Raises NotFound if there is no such scope."""
         async with self._database.transaction() as conn:
-            if not await members.known_scopes(conn, [(app_id, scope)]):
-                raise NotFound("there is no such scope")
-            removed = await members.remove_members(conn, app_id, scope, user_ids)
+            removed = await leave_scope(conn, app_id, scope, user_ids)
         self._notifier.members_changed(app_id, user_ids)
         return removed
 
@@ -174,6 +165,31 @@ async def _registration_refusal(conn: Connection, device: Registration, move: Mo
     others = await devices.count_devices(conn, device.app_id, device.user_id, device.device_id)
     decision = decide(DEVICES_OF_USER.bound, others)
     return None if decision.allowed else refusal(f"a user has at most {decision.limit} devices", decision)
+
+
+async def join_scope(conn: Connection, lock_scope: LockScope, app_id: str, scope: str, added: Sequence[Member]) -> int:
+    """Add members to a scope in the caller's transaction; see `DirectoryService.add_members`."""
+    newest = {member.user_id: member for member in added}
+    await lock_scope(conn, app_id, scope)  # so that one call at a time counts its members
+    joined = await members.add_members(conn, app_id, scope, list(newest.values()))
+    count = await members.count_members(conn, app_id, scope)
+    decision = decide(MEMBERS_OF_SCOPE.bound, count - len(joined), len(joined))
+    if joined and not decision.allowed:
+        raise refusal(f"a scope has at most {decision.limit} members", decision)
+    await _check_scope_limit(conn, app_id, joined)
+    return count
+
+
+async def leave_scope(conn: Connection, app_id: str, scope: str, user_ids: Sequence[str]) -> int:
+    """Remove members from a scope in the caller's transaction; see `DirectoryService.remove_members`."""
+    if not await members.known_scopes(conn, [(app_id, scope)]):
+        raise NotFound("there is no such scope")
+    return await members.remove_members(conn, app_id, scope, user_ids)
+
+
+async def existing_scopes(conn: Connection, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of the (app, scope) that exist."""
+    return await members.known_scopes(conn, keys) if keys else set()
 
 
 async def _check_scope_limit(conn: Connection, app_id: str, joined: Sequence[str]) -> None:

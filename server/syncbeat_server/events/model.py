@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from syncbeat_server.directory.model import Member
-from syncbeat_server.events.publish import Trigger
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Lane, Target
 from syncbeat_server.sync.model import Cursor, NewChange
 
@@ -199,6 +199,18 @@ class EventFilter:
 
     source: str = ""
     state: EventState | None = None
+
+
+class ListPlace(NamedTuple):
+    """Names the event after which a page begins; lists are newest first."""
+
+    first_seen_at: datetime
+    source: str
+    event_id: str
+
+
+LIST_START = ListPlace(datetime.max.replace(tzinfo=UTC), "", "")
+"""The place before the newest event."""
 
 
 @dataclass(frozen=True, slots=True)

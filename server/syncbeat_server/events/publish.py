@@ -12,8 +12,10 @@ import orjson
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
+from syncbeat_server.events.known_scopes import KnownScopes
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.accept import accept, new_notification_id
-from syncbeat_server.push.model import DEFAULT_TTL_S, Content, Kind, Lane, NewNotification, Target
+from syncbeat_server.push.model import NewNotification
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
@@ -22,7 +24,7 @@ from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, append_once
 from syncbeat_server.sync.feed.writer import Append, AppendResult, append, locate_violation
-from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey
+from syncbeat_server.sync.model import Cursor, NewChange
 from syncbeat_server.sync.policy import Prior, Tuning
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
@@ -33,27 +35,10 @@ _MAX_BATCH = 64
 _SLOW_S = 0.05
 # Merging takes PostgreSQL up to 1.4 us a byte: a call that shares a transaction delays the others by 0.1 s at most.
 _MAX_SHARED_BYTES = 65_536
-# Scopes that were there a while ago, whose rows need not be inserted: 200 bytes each.
-_MAX_KNOWN_SCOPES = 20_000
 # So that large calls leave most connections (`SYNCBEAT_DATABASE_POOL_SIZE`, 8 unless set) to all others.
 _MAX_LARGE_CALLS = 2
 # And so that no caller takes them all with slow small calls: of those that do not share a transaction.
 _MAX_ALONE_PER_CALLER = 2
-
-
-@dataclass(frozen=True)
-class Trigger:
-    """Wakes the devices of all members but the excluded ones. Without content the wake-up is silent.
-
-    `exclude_device_of` is the user whose device is excluded; None: the devices of all users with that id.
-    """
-
-    type: str
-    exclude_user_id: str
-    exclude_device_id: str
-    content: Content
-    dedupe_window_s: float
-    exclude_device_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +91,7 @@ class Publisher:
         self._notifier = notifier
         self._recorder = recorder
         self._offload = offload
-        self._known_scopes: set[ScopeKey] = set()
+        self._known_scopes = KnownScopes()
         self._large = asyncio.Semaphore(_MAX_LARGE_CALLS)
         # Further calls of a caller wait without a connection.
         self._alone = ConcurrencyLimit[tuple[str, str]](_MAX_ALONE_PER_CALLER)
@@ -155,13 +140,11 @@ class Publisher:
     async def _write_shared(self, publishes: Sequence[Publish]) -> list[Published | SyncbeatError]:
         keys = {(publish.app_id, change.scope) for publish in publishes for change in publish.changes}
         try:
-            results = await self._write_once(publishes, create_scopes=not keys <= self._known_scopes)
+            results = await self._write_once(publishes, create_scopes=not self._known_scopes.include(keys))
         except ScopeMissingError:
-            self._known_scopes.clear()
+            self._known_scopes.forget()
             results = await self._write_once(publishes, create_scopes=True)
-        if len(self._known_scopes) > _MAX_KNOWN_SCOPES:
-            self._known_scopes.clear()
-        self._known_scopes.update(
+        self._known_scopes.add(
             (publish.app_id, head.scope)
             for publish, result in zip(publishes, results, strict=True)
             if isinstance(result, Published)
@@ -214,33 +197,11 @@ class Publisher:
         return self._tuning(app_id).prior
 
     def _wake_up(self, publish: Publish, result: AppendResult) -> NewNotification | None:
-        trigger = publish.trigger
-        if trigger is None:
+        if publish.trigger is None:
             return None
-        return NewNotification(
-            app_id=publish.app_id,
-            notification_id=new_notification_id(self._clock.now()),
-            kind=Kind.SYNC,
-            caller=publish.caller if publish.user_id is None else f"user:{publish.user_id}",
-            content=trigger.content,
-            targets=tuple(
-                Target(
-                    scope=head.scope,
-                    epoch=head.epoch,
-                    sequence=head.sequence,
-                    exclude_user_id=trigger.exclude_user_id or None,
-                    exclude_device_id=trigger.exclude_device_id or None,
-                    exclude_device_of=trigger.exclude_device_of,
-                )
-                for head in result.heads
-            ),
-            type=trigger.type,
-            dedupe_key=f"sync:{trigger.type}" if trigger.dedupe_window_s > 0 else "",
-            dedupe_window_s=trigger.dedupe_window_s,
-            lane=Lane.HIGH,
-            ttl_s=DEFAULT_TTL_S + trigger.dedupe_window_s,
-            patient=trigger.content.is_alert,
-        )
+        caller = publish.caller if publish.user_id is None else f"user:{publish.user_id}"
+        notification_id = new_notification_id(self._clock.now())
+        return publish.trigger.wake_up(publish.app_id, caller, result.heads, notification_id)
 
     def _notify(self, app_id: str, published: Published) -> None:
         now = self._clock.now().timestamp()

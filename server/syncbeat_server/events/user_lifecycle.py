@@ -10,7 +10,7 @@ from syncbeat_server.directory import service as directory
 from syncbeat_server.push import accept as push
 from syncbeat_server.ratelimit import erasure as ratelimit
 from syncbeat_server.storage.idempotency import forget_caller
-from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.database import Connection, Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,24 @@ class Erased:
     memberships: int
     sessions: int
     cancelled: int
+
+
+async def disable_user(conn: Connection, app_id: str, user_id: str) -> None:
+    """Disable a user, and cancel the deliveries to its devices, in the caller's transaction."""
+    await auth.disable(conn, app_id, user_id)
+    await push.cancel_user(conn, app_id, user_id)
+
+
+async def delete_user(conn: Connection, app_id: str, user_id: str) -> Erased:
+    """Delete a user in the caller's transaction, which has locked nothing that comes after users (ADR 66)."""
+    # The user's row first: sessions that are created meanwhile wait for it.
+    sessions = await auth.erase(conn, app_id, user_id)
+    await directory.begin_erasing(conn, app_id, user_id)
+    cancelled = await push.erase_user(conn, app_id, user_id)
+    await forget_caller(conn, app_id, f"user:{user_id}")
+    devices, memberships = await directory.erase_user(conn, app_id, user_id)
+    await ratelimit.erase_user(conn, app_id, user_id)
+    return Erased(devices, memberships, sessions, cancelled)
 
 
 class UserLifecycle:
@@ -34,8 +52,7 @@ class UserLifecycle:
     async def disable(self, app_id: str, user_id: str) -> None:
         """Refuse all calls of a user from now on, and cancel the deliveries to its devices."""
         async with self._database.transaction() as conn:
-            await auth.disable(conn, app_id, user_id)
-            await push.cancel_user(conn, app_id, user_id)
+            await disable_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
 
     async def enable(self, app_id: str, user_id: str) -> None:
@@ -47,12 +64,6 @@ class UserLifecycle:
     async def delete(self, app_id: str, user_id: str) -> Erased:
         """Delete a user. Its published changes stay; the record of the deletion refuses its tokens."""
         async with self._database.transaction() as conn:
-            # The user's row first: sessions that are created meanwhile wait for it.
-            sessions = await auth.erase(conn, app_id, user_id)
-            await directory.begin_erasing(conn, app_id, user_id)
-            cancelled = await push.erase_user(conn, app_id, user_id)
-            await forget_caller(conn, app_id, f"user:{user_id}")
-            devices, memberships = await directory.erase_user(conn, app_id, user_id)
-            await ratelimit.erase_user(conn, app_id, user_id)
+            erased = await delete_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
-        return Erased(devices, memberships, sessions, cancelled)
+        return erased

@@ -8,7 +8,25 @@ from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.ratelimit.model import TierPolicy, UserTier
 from syncbeat_server.ratelimit.policy.tiers import describe_tier, grantable_tiers
 from syncbeat_server.ratelimit.store import user_tiers
-from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.database import Connection, Database
+
+
+def check_tier(policy: TierPolicy, tier: str) -> None:
+    """Check that a tier can be granted to users; an empty one takes a grant back. Raises InvalidRequest."""
+    known = grantable_tiers(policy)
+    if tier and tier not in known:
+        names = ", ".join(known) or "none"
+        raise InvalidRequest(
+            FieldViolation("tier", f"no tier of this app's users, who have: {names}", FieldReason.UNKNOWN_VALUE)
+        )
+
+
+async def grant_tier(conn: Connection, app_id: str, user_id: str, tier: str) -> None:
+    """Grant a tier to a user, or none for an empty name, in the caller's transaction."""
+    if tier:
+        await user_tiers.set_tier(conn, app_id, user_id, tier)
+    else:
+        await user_tiers.clear_tier(conn, app_id, user_id)
 
 
 class UserTiers:
@@ -32,17 +50,9 @@ class UserTiers:
             InvalidRequest: the app has no such tier.
         """
         policy = self._policy_of(app_id)
-        known = grantable_tiers(policy)
-        if tier and tier not in known:
-            names = ", ".join(known) or "none"
-            raise InvalidRequest(
-                FieldViolation("tier", f"no tier of this app's users, who have: {names}", FieldReason.UNKNOWN_VALUE)
-            )
+        check_tier(policy, tier)
         async with self._database.transaction() as conn:
-            if tier:
-                await user_tiers.set_tier(conn, app_id, user_id, tier)
-            else:
-                await user_tiers.clear_tier(conn, app_id, user_id)
+            await grant_tier(conn, app_id, user_id, tier)
         self._caller_changed(app_id, user_id)
         return describe_tier(policy, tier)
 

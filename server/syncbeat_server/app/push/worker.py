@@ -10,6 +10,7 @@ from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.push.channels import Channels
 from syncbeat_server.app.tuning import nightly_fit
 from syncbeat_server.auth.sessions.expired_sessions import OLD_ROWS as OLD_SESSIONS
+from syncbeat_server.events.retention import old_rows as old_events
 from syncbeat_server.ops.settings.server import Settings
 from syncbeat_server.push.delivery.dependencies import DeliveryDependencies
 from syncbeat_server.push.delivery.maintenance import old_rows
@@ -82,7 +83,12 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
 
 def retention_of(process: Process) -> Retention:
     """Return the job that deletes the old rows of every feature."""
-    kinds = [*old_rows(process.settings.keep_deliveries_days), *OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS]
+    settings = process.settings
+    kinds = [
+        *old_rows(settings.keep_deliveries_days),
+        *old_events(settings.keep_events_days),
+        *(*OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS),
+    ]
     return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 
 

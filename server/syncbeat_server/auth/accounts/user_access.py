@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from syncbeat_server.auth.store import sessions, users
 from syncbeat_server.storage.postgres.database import Connection
 
@@ -14,6 +16,16 @@ async def disable(conn: Connection, app_id: str, user_id: str) -> None:
 async def enable(conn: Connection, app_id: str, user_id: str) -> None:
     """Enable a user, inserting it if it is unknown."""
     await users.enable_user(conn, app_id, user_id)
+
+
+async def ensure(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
+    """Insert users who are unknown; those who are known, disabled or deleted stay as they are."""
+    await users.insert_users(conn, [(app_id, user_id) for user_id in sorted(set(user_ids))])
+
+
+async def lock(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
+    """Lock users before whatever comes after them in the order of locks (ADR 66)."""
+    await users.lock_users(conn, app_id, user_ids)
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:

@@ -91,6 +91,15 @@ async def lock_user(conn: Connection, app_id: str, user_id: str) -> int | None:
     return None if row["disabled"] else row["generation"]
 
 
+async def lock_users(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
+    """Lock the rows of those users who have one, in order."""
+    await conn.execute(
+        """SELECT FROM users WHERE app_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR NO KEY UPDATE""",
+        app_id,
+        list(user_ids),
+    )
+
+
 async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:
     """Revoke every token of a user that was issued so far."""
     row = await conn.fetchrow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from syncbeat_server.ops.metrics.auth import AuthMetrics
+from syncbeat_server.ops.metrics.events import EventMetrics
 from syncbeat_server.ops.metrics.push import PushMetrics
 from syncbeat_server.ops.metrics.ratelimit import LimitMetrics
 from syncbeat_server.ops.metrics.resilience import ResilienceMetrics
@@ -21,6 +22,7 @@ class Metrics:
         self.rpc = RpcMetrics(self.registry)
         self.sync = SyncMetrics(self.registry)
         self.push = PushMetrics(self.registry)
+        self.events = EventMetrics(self.registry)
         self.auth = AuthMetrics(self.registry)
         self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)

@@ -228,6 +228,25 @@ class Settings(AppSettings, SessionSettings):
     keep_deliveries_days: float = Field(
         default=30.0, ge=1.0, le=3660.0, description="Days for which ended deliveries are kept."
     )
+    keep_events_days: int = Field(
+        default=30,
+        ge=1,
+        le=3660,
+        description="Days for which events are kept from when they came first; a repetition after that is a new event.",
+    )
+    event_give_up_s: float = Field(
+        default=86_400.0,
+        ge=1.0,
+        le=604_800.0,
+        description="Seconds from when an event came first after which its effects are no longer carried out.",
+    )
+    event_retry_s: float = Field(
+        default=300.0,
+        ge=1.0,
+        le=86_400.0,
+        description="The longest pause between two attempts to carry out the effects of an event; the first is 1 s, "
+        "and each is twice as long as the one before.",
+    )
     keep_tombstones_days: float = Field(
         default=30.0,
         ge=1.0,

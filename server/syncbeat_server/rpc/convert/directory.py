@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from syncbeat.v1 import directory_service_pb2 as pb
 from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Preferences, QuietHours, Registration
@@ -41,7 +41,12 @@ def preferences(request: pb.SetPreferencesRequest) -> Preferences:
 
 def members(request: pb.AddScopeMembersRequest) -> list[Member]:
     """Return the members of a request."""
-    return [Member(request.scope, given.user_id, _role(given)) for given in request.members]
+    return scope_members(request.scope, request.members)
+
+
+def scope_members(scope: str, given: Iterable[pb.ScopeMember]) -> list[Member]:
+    """Return members of a scope as they are to be added."""
+    return [Member(scope, one.user_id, _role(one)) for one in given]
 
 
 def device_message(device: Device) -> pb.Device:

@@ -66,8 +66,11 @@ class Page:
         if len(fetched) <= self.size:
             return fetched, ""
         items = fetched[: self.size]
-        token = [_binding(self.call, self.filters), key(items[-1])]
-        return items, base64.urlsafe_b64encode(orjson.dumps(token)).decode()
+        return items, self.token_after(key(items[-1]))
+
+    def token_after(self, key: str) -> str:
+        """Return the token of the page of this list that begins after a key."""
+        return base64.urlsafe_b64encode(orjson.dumps([_binding(self.call, self.filters), key])).decode()
 
 
 def _key_of(token: str, binding: str) -> str:

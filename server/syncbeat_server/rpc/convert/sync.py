@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
-from syncbeat_server.events.publish import Publish, Published, Trigger
+from syncbeat_server.events.publish import Publish, Published
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.fields import (
     content_hash,
@@ -33,7 +34,8 @@ from syncbeat_server.sync.model import (
 
 _SILENT_WINDOW_S, _ALERT_WINDOW_S = 30.0, 300.0
 _MIN_USER_WINDOW_S = 10.0
-_MAX_PUBLISH_BYTES = 1 << 20
+MAX_PUBLISH_BYTES = 1 << 20
+"""The largest request, and the most effects of an event, in octets."""
 
 
 def device_key(request: pb.GetHintRequest | pb.ReportActivityRequest | pb.WatchHintsRequest, call: Call) -> DeviceKey:
@@ -107,11 +109,11 @@ def publish(request: pb.PublishChangesRequest, call: Call, templates: Mapping[st
     """
     in_users_name = call.is_user or bool(request.user_id)
     user_id = call.user(request.user_id) if in_users_name else None
-    trigger = _trigger(request.trigger, templates, user_id) if request.HasField("trigger") else None
+    trigger = sync_trigger(request.trigger, templates, user_id) if request.HasField("trigger") else None
     return Publish(
         app_id=call.app(request.app_id),
         caller=call.caller,
-        changes=_new_changes(request),
+        changes=_published_changes(request),
         trigger=trigger,
         user_id=user_id,
         request_id=request.request_id,
@@ -132,28 +134,39 @@ def published(request: pb.PublishChangesRequest, answer: Published) -> pb.Publis
     )
 
 
-def _new_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
-    changes = []
-    faults = []
-    for index, given in enumerate(request.changes):
-        if given.deleted == bool(given.merge_patch_json):
-            path = f"changes[{index}].merge_patch_json"
-            faults.append(
-                FieldViolation(path, "want either a merge patch or `deleted`, and not both", FieldReason.CONFLICT)
-            )
-        expected = given.expected_sequence if given.HasField("expected_sequence") else None
-        changes.append(NewChange(given.scope, given.key, given.merge_patch_json, given.deleted, expected))
-    if request.ByteSize() > _MAX_PUBLISH_BYTES:
-        faults.append(FieldViolation("changes", f"at most {_MAX_PUBLISH_BYTES} bytes in all", FieldReason.TOO_LONG))
+def _published_changes(request: pb.PublishChangesRequest) -> tuple[NewChange, ...]:
+    faults: list[FieldViolation] = []
+    changes = new_changes(request.changes, "changes", faults)
+    if request.ByteSize() > MAX_PUBLISH_BYTES:
+        faults.append(FieldViolation("changes", f"at most {MAX_PUBLISH_BYTES} bytes in all", FieldReason.TOO_LONG))
     if faults:
         raise InvalidRequest(*faults)
+    return changes
+
+
+def new_changes(given: Iterable[core_pb2.NewChange], path: str, faults: list[FieldViolation]) -> tuple[NewChange, ...]:
+    """Return the changes of a request's field, and append to `faults` what is wrong with them."""
+    changes = []
+    for index, one in enumerate(given):
+        if one.deleted == bool(one.merge_patch_json):
+            fault = "want either a merge patch or `deleted`, and not both"
+            faults.append(FieldViolation(f"{path}[{index}].merge_patch_json", fault, FieldReason.CONFLICT))
+        expected = one.expected_sequence if one.HasField("expected_sequence") else None
+        changes.append(NewChange(one.scope, one.key, one.merge_patch_json, one.deleted, expected))
     return tuple(changes)
 
 
-def _trigger(given: core_pb2.SyncTrigger, templates: Mapping[str, Template], user_id: str | None) -> Trigger:
-    """Return the trigger of a request; a `user_id` acts in its own name, and may wake no more than its own budget."""
+def sync_trigger(
+    given: core_pb2.SyncTrigger, templates: Mapping[str, Template], user_id: str | None, path: str = "trigger"
+) -> Trigger:
+    """Return the trigger of a request; a `user_id` acts in its own name, and may wake no more than its own budget.
+
+    Raises:
+        InvalidRequest: with every fault of what it shows. `path` is its field.
+        AccessDenied: a user shows a notification, or leaves out somebody else.
+    """
     faults: list[FieldViolation] = []
-    shown = content(given.notification, "trigger.notification", templates, faults, RESERVED_IN_TRIGGER)
+    shown = content(given.notification, f"{path}.notification", templates, faults, RESERVED_IN_TRIGGER)
     if faults:
         raise InvalidRequest(*faults)
     if user_id is not None and given.HasField("notification"):

@@ -222,6 +222,8 @@ def _scopes_of(method: MethodDescriptor) -> Callable[[Any], Iterable[str]]:
         return lambda request: (request.scope,) if request.scope else ()
     if "changes" in fields:
         return lambda request: dict.fromkeys(change.scope for change in request.changes)
+    if "effects" in fields:
+        return lambda request: dict.fromkeys(change.scope for change in request.effects.changes)
     if "cursor" in fields:
         return lambda request: (request.cursor.scope,)
     return lambda request: ()

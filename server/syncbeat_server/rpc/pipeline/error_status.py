@@ -45,6 +45,7 @@ STATUS: dict[Reason, grpc.StatusCode] = {
     Reason.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.INVALID_FIELD: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.REQUEST_ID_REUSED: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.EVENT_ID_REUSED: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.REQUEST_IN_FLIGHT: grpc.StatusCode.ABORTED,
     Reason.SEQUENCE_MISMATCH: grpc.StatusCode.ABORTED,
     Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -8,12 +8,15 @@ from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import Answer, RequestKey
-from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.sync.feed.value_merge import merged_writes, refused_values
 from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult, plan_appends
 from syncbeat_server.sync.model import ScopeKey
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.sync.store import publish_batches, scopes
+from syncbeat_server.sync.store.publish_batches import FIRST_BESIDE, Beside
+
+__all__ = ["FIRST_BESIDE", "Beside", "ScopeMissingError", "append_once", "lock_and_plan", "write_plan"]
 
 
 class ScopeMissingError(Exception):
@@ -58,6 +61,32 @@ async def append_once(
     await idempotency.release(conn, claimed.failed(results))
     await _drop_unused(conn, plan.unused)
     return claimed.answers(results)
+
+
+async def lock_and_plan(
+    conn: Connection, calls: Sequence[Append], prior: Callable[[str], Prior], *, create_scopes: bool
+) -> AppendPlan:
+    """Lock the scopes of calls, and plan their changes; `write_plan` makes it so.
+
+    Raises:
+        ScopeMissingError: a scope is not there; begin again with `create_scopes`.
+    """
+    wanted = {(call.app_id, change.scope) for call in calls for change in call.changes}
+    locked = await scopes.lock_scopes(conn, list(wanted), create=create_scopes) if wanted else {}
+    if len(locked) < len(wanted):
+        raise ScopeMissingError
+    return await plan_appends(conn, calls, locked, prior)
+
+
+async def write_plan(conn: Connection, plan: AppendPlan, beside: Beside, offload: RunInWorker) -> Row | None:
+    """Write planned changes, and in the same statement what another feature writes beside; return its row.
+
+    Raises:
+        InvalidRequest, Overloaded, DependencyDown: as `append`.
+    """
+    writes = await merged_writes(conn, plan.writes, offload)
+    with refused_values():
+        return await publish_batches.write_beside(conn, writes, plan.moved, beside)
 
 
 async def _write(

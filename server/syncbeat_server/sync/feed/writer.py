@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
@@ -109,6 +109,11 @@ async def plan_appends(
 async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
     """Create a scope if it is missing and lock it, for those who count its members."""
     await scopes.lock_scopes(conn, [(app_id, scope)], create=True)
+
+
+async def lock_existing(conn: Connection, app_id: str, names: Collection[str]) -> None:
+    """Lock those scopes that are there, in order, before rows that come after scopes (ADR 66)."""
+    await scopes.lock_scopes(conn, [(app_id, name) for name in names], create=False)
 
 
 async def locate_violation(

@@ -7,9 +7,11 @@ second statement needs to know of the locked rows (ADR 123).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from syncbeat_server.storage.idempotency import CLAIM, RequestKey, answer_columns, answer_sql, claim_columns
-from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.sync.model import ScopeKey
 from syncbeat_server.sync.store.change_writes import WRITE, Write, write_columns
 from syncbeat_server.sync.store.scopes import (
@@ -31,6 +33,9 @@ _CLAIM_AND_CREATE = f"""WITH record AS ({CLAIM}), locked AS ({create_sql(6, _CLA
 _CLAIM_AND_LOCK = f"""WITH record AS ({CLAIM}), locked AS ({lock_sql(6, "FOR NO KEY UPDATE", _CLAIMED_FIRST)})
     SELECT (SELECT count(*) FROM record), locked.* FROM locked"""
 
+FIRST_BESIDE = 21
+"""The number of the first parameter of what another feature writes in the statement of a batch."""
+_WRITE = f"written AS ({WRITE}), advanced AS ({advance_sql(9)})"
 _WRITE_AND_ANSWER = f"WITH written AS ({WRITE}), answered AS ({answer_sql(21)}) {advance_sql(9)}"
 
 
@@ -55,3 +60,22 @@ async def write_and_answer(
     """Write keys of locked scopes, their heads, and the answers of claimed requests; return the number of heads."""
     columns = (*write_columns(writes), *advance_columns(moved), *answer_columns(answers))
     return updated_rows(await conn.execute(_WRITE_AND_ANSWER, *columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Holds what another feature writes in the same statement: expressions after WITH, the SELECT that ends it.
+
+    Its parameters begin with `FIRST_BESIDE`.
+    """
+
+    sql: str
+    columns: Sequence[Any]
+
+
+async def write_beside(
+    conn: Connection, writes: Sequence[Write], moved: Sequence[MovedScope], beside: Beside
+) -> Row | None:
+    """Write keys of locked scopes and their heads, and what is written beside them; return the row of its SELECT."""
+    columns = (*write_columns(writes), *advance_columns(moved), *beside.columns)
+    return await conn.fetchrow(f"WITH {_WRITE}, {beside.sql}", *columns)

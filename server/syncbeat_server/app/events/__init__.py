@@ -1,0 +1,1 @@
+"""Wires the events of other systems."""

@@ -1,0 +1,1 @@
+"""Holds the SQL of events and of what they are ordered by."""

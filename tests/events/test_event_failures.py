@@ -1,0 +1,224 @@
+"""Events whose effects fail are recorded with the cause, leave nothing else behind, and are retried."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from syncbeat_server.directory.model import Member, MemberRole
+from syncbeat_server.errors import NotFound
+from syncbeat_server.events.ingest import EventIngest
+from syncbeat_server.events.model import (
+    Effects,
+    EventRule,
+    EventState,
+    MemberEffect,
+    NotificationEffect,
+    TierEffect,
+    UserAction,
+    UserEffect,
+)
+from syncbeat_server.events.policy.retries import retry_delay_s
+from syncbeat_server.events.retry_worker import EventRetryWorker
+from syncbeat_server.events.store import event_rows
+from syncbeat_server.push.model import Content, Target
+from syncbeat_server.storage.postgres.database import Database
+from tests.support.events import Counts, change, event, key_of, make_ingest, stored
+from tests.support.fake_clock import START, FakeClock
+from tests.support.seed import add_members, value_of
+
+pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
+
+ACCEPTED, DUPLICATE, STALE, FAILED = EventState.ACCEPTED, EventState.DUPLICATE, EventState.STALE, EventState.FAILED
+TO_A_SCOPE = NotificationEffect(Content(title="t"), (Target(scope="later"),))
+WAITS_FOR_SCOPE = Effects(changes=(change(1),), notification=TO_A_SCOPE)
+
+
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture
+def ingest(database: Database, clock: FakeClock, counts: Counts) -> EventIngest:
+    return make_ingest(database, clock, counts=counts, give_up_s=60.0, longest_retry_s=4.0)
+
+
+def worker(database: Database, ingest: EventIngest, clock: FakeClock) -> EventRetryWorker:
+    return EventRetryWorker(database, ingest, clock, lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    ("effects", "cause"),
+    [
+        (WAITS_FOR_SCOPE, "NOT_FOUND"),
+        (Effects(changes=(change(1), change(1, "k", expected_sequence=9))), "SEQUENCE_MISMATCH"),
+        (Effects(changes=(change(1), change('"\\u0000"', "k"))), "INVALID_FIELD"),
+        (Effects(users=(UserEffect("ann", UserAction.ENSURE),), tiers=(TierEffect("ann", "gold"),)), "INVALID_FIELD"),
+        (
+            Effects(
+                users=(UserEffect("ann", UserAction.ENSURE),),
+                members=(
+                    MemberEffect("a", (Member("a", "ann", MemberRole.READER),)),
+                    MemberEffect("nowhere", remove=("ann",)),
+                ),
+            ),
+            "NOT_FOUND",
+        ),
+    ],
+)
+async def test_failed_effects_leave_nothing_but_the_record(
+    ingest: EventIngest, database: Database, effects: Effects, cause: str
+) -> None:
+    answer = await ingest.ingest(event("e1", effects=effects))
+
+    assert (answer.receipt.state, answer.receipt.event_state) == (FAILED, FAILED)
+    assert answer.receipt.failure.startswith(cause)
+    found = await stored(database, "e1")
+    assert (found.state, found.attempts, found.failure) == (FAILED, 1, answer.receipt.failure)
+    assert found.next_attempt_at == START + timedelta(seconds=1)
+    async with database.connection() as conn:
+        for table in ("changes", "users", "scope_members", "scopes", "notifications", "event_order_heads"):
+            assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table  # of the list above
+
+
+async def test_failing_event_does_not_hinder_others_of_its_batch(ingest: EventIngest, database: Database) -> None:
+    bad = event("bad", change(1, "k", expected_sequence=9), subject="bob")
+    worse = event("worse", change('"\\u0000"', "k"), subject="carol")
+
+    answers = await asyncio.gather(
+        *(ingest.ingest(one) for one in (event("e1", change(1)), bad, worse, event("e2", change(2))))
+    )
+
+    assert [one.receipt.state for one in answers] == [ACCEPTED, FAILED, FAILED, ACCEPTED]
+    assert await value_of(database, "team", "plan") == {"v": 2}
+
+
+async def test_failed_event_is_retried_by_redelivery(ingest: EventIngest, database: Database) -> None:
+    failed = event("e1", effects=WAITS_FOR_SCOPE)
+    await ingest.ingest(failed)
+    again = await ingest.ingest(failed)
+    await add_members(database, "later", "ann")
+    third = await ingest.ingest(failed)
+    fourth = await ingest.ingest(failed)
+
+    assert [one.receipt.state for one in (again, third, fourth)] == [FAILED, ACCEPTED, DUPLICATE]
+    assert fourth.receipt.event_state is ACCEPTED
+    assert fourth.result == third.result
+    assert third.result.notification_id
+    found = await stored(database, "e1")
+    assert (found.attempts, found.duplicate_count, found.failure, found.next_attempt_at) == (3, 3, "", None)
+
+
+async def test_failed_event_is_retried_by_hand(ingest: EventIngest, database: Database) -> None:
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    assert (await ingest.retry(key_of("e1"), "service:test")).receipt.state is FAILED
+    await add_members(database, "later", "ann")
+
+    answers = [await ingest.retry(key_of("e1"), "service:test") for _ in range(2)]
+
+    assert [one.receipt.state for one in answers] == [ACCEPTED, ACCEPTED]
+    assert (await stored(database, "e1")).attempts == 3
+    assert await value_of(database, "team", "plan") == {"v": 1}
+    with pytest.raises(NotFound):
+        await ingest.retry(key_of("unknown"), "service:test")
+
+
+async def test_failed_event_becomes_stale_once_a_later_one_was_accepted(
+    ingest: EventIngest, database: Database
+) -> None:
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE, at=START - timedelta(hours=2)))
+    later = await ingest.ingest(event("e2", change(2), at=START - timedelta(hours=1)))
+    await add_members(database, "later", "ann")
+
+    answer = await ingest.retry(key_of("e1"), "service:test")
+
+    assert (later.receipt.state, answer.receipt.state) == (ACCEPTED, STALE)
+    assert await value_of(database, "team", "plan") == {"v": 2}
+    assert (await stored(database, "e1")).next_attempt_at is None
+
+
+async def test_failed_event_does_not_hold_back_an_earlier_one(ingest: EventIngest) -> None:
+    await ingest.ingest(event("e2", effects=WAITS_FOR_SCOPE, at=START - timedelta(hours=1)))
+
+    answer = await ingest.ingest(event("e1", change(1), at=START - timedelta(hours=2)))
+
+    assert answer.receipt.state is ACCEPTED
+
+
+async def test_worker_retries_after_1_2_4_seconds_until_the_deadline(
+    ingest: EventIngest, database: Database, clock: FakeClock, counts: Counts
+) -> None:
+    retries = worker(database, ingest, clock)
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    attempts = []
+    for _ in range(70):
+        await clock.advance(1.0)
+        if await retries.retry_due():
+            attempts.append((clock.now() - START).total_seconds())
+
+    assert attempts == [1.0, 3.0, 7.0, *(7.0 + 4.0 * n for n in range(1, 14))]
+    assert counts.again[-1] == (FAILED, True)
+    assert not any(given_up for _, given_up in counts.again[:-1])
+    found = await stored(database, "e1")
+    assert (found.state, found.next_attempt_at) == (FAILED, None)
+
+
+async def test_effects_never_outlive_the_deadline(ingest: EventIngest, database: Database, clock: FakeClock) -> None:
+    failed = event("e1", effects=WAITS_FOR_SCOPE)
+    await ingest.ingest(failed)
+    await add_members(database, "later", "ann")
+    await clock.advance(60.0)
+
+    answers = [await ingest.retry(key_of("e1"), "service:test"), await ingest.ingest(failed)]
+
+    assert [one.receipt.state for one in answers] == [FAILED, DUPLICATE]
+    assert [one.receipt.event_state for one in answers] == [FAILED, FAILED]
+    assert await worker(database, ingest, clock).retry_due() == 0
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM changes") == 0
+
+
+async def test_due_events_are_claimed_by_one_worker_until_its_lease_ends(
+    ingest: EventIngest, database: Database, clock: FakeClock
+) -> None:
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    await clock.advance(1.0)
+
+    async def claim() -> int:
+        async with database.transaction() as conn:
+            return len(await event_rows.claim_due(conn, 10, 5.0))
+
+    assert await asyncio.gather(claim(), claim()) in ([1, 0], [0, 1])
+    await clock.advance(5.0)
+    assert await claim() == 1
+
+
+async def test_worker_runs_and_tells_the_age_of_the_oldest_failed_event(
+    ingest: EventIngest, database: Database, clock: FakeClock
+) -> None:
+    ages: list[float] = []
+    retries = EventRetryWorker(database, ingest, clock, ages.append)
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    task = asyncio.ensure_future(retries.run())
+    try:
+        await clock.advance(16.0)
+        await add_members(database, "later", "ann")
+        await clock.advance(16.0)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    assert (await stored(database, "e1")).state is ACCEPTED
+    assert ages[0] == 0.0
+    assert 15.0 <= ages[1] <= 16.0
+    assert ages[-1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "delay_s"), [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (9, 256.0), (10, 300.0), (10_000, 300.0)]
+)
+def test_retry_delay_doubles_up_to_the_longest(attempts: int, delay_s: float) -> None:
+    assert retry_delay_s(EventRule(), attempts) == delay_s

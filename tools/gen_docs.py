@@ -58,6 +58,7 @@ RETRY = {
     Reason.NOT_FOUND: "no",
     Reason.INVALID_FIELD: "no",
     Reason.REQUEST_ID_REUSED: "no",
+    Reason.EVENT_ID_REUSED: "no",
     Reason.REQUEST_IN_FLIGHT: "yes, with the same `request_id`",
     Reason.SEQUENCE_MISMATCH: "after reading the key anew",
     Reason.RATE_LIMITED: "after RetryInfo",

@@ -25,9 +25,9 @@ from syncbeat_server.events.retry_worker import EventRetryWorker
 from syncbeat_server.events.store import event_rows
 from syncbeat_server.push.model import Content, Target
 from syncbeat_server.storage.postgres.database import Database
-from tests.support.events import Counts, change, event, key_of, make_ingest, stored
+from tests.support.events import Counts, change, event, feed_value, key_of, make_ingest, stored
 from tests.support.fake_clock import START, FakeClock
-from tests.support.seed import add_members, value_of
+from tests.support.seed import add_members
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -93,7 +93,7 @@ async def test_failing_event_does_not_hinder_others_of_its_batch(ingest: EventIn
     )
 
     assert [one.receipt.state for one in answers] == [ACCEPTED, FAILED, FAILED, ACCEPTED]
-    assert await value_of(database, "team", "plan") == {"v": 2}
+    assert await feed_value(database) == {"v": 2}
 
 
 async def test_failed_event_is_retried_by_redelivery(ingest: EventIngest, database: Database) -> None:
@@ -121,7 +121,7 @@ async def test_failed_event_is_retried_by_hand(ingest: EventIngest, database: Da
 
     assert [one.receipt.state for one in answers] == [ACCEPTED, ACCEPTED]
     assert (await stored(database, "e1")).attempts == 3
-    assert await value_of(database, "team", "plan") == {"v": 1}
+    assert await feed_value(database) == {"v": 1}
     with pytest.raises(NotFound):
         await ingest.retry(key_of("unknown"), "service:test")
 
@@ -136,7 +136,7 @@ async def test_failed_event_becomes_stale_once_a_later_one_was_accepted(
     answer = await ingest.retry(key_of("e1"), "service:test")
 
     assert (later.receipt.state, answer.receipt.state) == (ACCEPTED, STALE)
-    assert await value_of(database, "team", "plan") == {"v": 2}
+    assert await feed_value(database) == {"v": 2}
     assert (await stored(database, "e1")).next_attempt_at is None
 
 

@@ -14,10 +14,9 @@ from syncbeat_server.events.model import Effects, EventState, IncomingEvent, Ing
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.build import APP, Notifier
 from tests.support.databases import DatabaseUrls, open_database
-from tests.support.events import Counts, change, event, make_ingest, stored
+from tests.support.events import Counts, change, event, feed_value, make_ingest, stored
 from tests.support.fake_clock import START, FakeClock
 from tests.support.process_rules import PATIENT
-from tests.support.seed import value_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -43,7 +42,7 @@ async def test_event_is_recorded_with_its_change(ingest: EventIngest, database: 
 
     assert (answer.receipt.state, answer.receipt.event_state) == (ACCEPTED, ACCEPTED)
     assert [(head.scope, head.sequence) for head in answer.result.heads] == [("team", 1)]
-    assert await value_of(database, "team", "plan") == {"v": 1}
+    assert await feed_value(database) == {"v": 1}
     found = await stored(database, "e1")
     assert (found.state, found.attempts, found.payload_json) == (ACCEPTED, 1, '{"a":1}')
     assert (found.occurred_at, found.first_seen_at) == (EARLY, START)
@@ -110,7 +109,7 @@ async def test_earlier_event_is_stale_whatever_its_type(ingest: EventIngest, dat
 
     assert answer.receipt.state is STALE
     assert answer.result.heads == ()
-    assert await value_of(database, "team", "plan") == {"v": 2}
+    assert await feed_value(database) == {"v": 2}
     assert (await stored(database, "e1")).attempts == 0
 
 
@@ -118,7 +117,7 @@ async def test_stale_event_of_one_batch_has_no_effect(ingest: EventIngest, datab
     answers = await together(ingest, event("e2", change(2), at=LATE), event("e1", change(1), at=EARLY))
 
     assert states(answers) == [ACCEPTED, STALE]
-    assert await value_of(database, "team", "plan") == {"v": 2}
+    assert await feed_value(database) == {"v": 2}
 
 
 async def test_events_of_the_same_time_go_by_the_bytes_of_their_ids(ingest: EventIngest) -> None:
@@ -166,7 +165,7 @@ async def test_order_and_claims_hold_when_a_new_subject_begins_in_two_processes(
             first, second = await asyncio.gather(ingest.ingest(old), elsewhere.ingest(new))
             assert first.receipt.state in (ACCEPTED, STALE)
             assert second.receipt.state is ACCEPTED
-            assert await value_of(database, "team", str(number)) == {"v": 2}
+            assert await feed_value(database, str(number)) == {"v": 2}
 
 
 async def test_effect_without_its_method_is_refused_and_not_recorded(ingest: EventIngest, database: Database) -> None:

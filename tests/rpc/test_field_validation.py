@@ -297,6 +297,9 @@ EMPTY = {
     "DeleteUser": ("user_id",),
     "SetUserTier": ("user_id",),
     "GetUserTier": ("user_id",),
+    "IngestEvent": ("source", "event_id", "type"),
+    "GetEvent": ("source", "event_id"),
+    "RetryEvent": ("source", "event_id"),
     "CreateSession": ("user_id",),
     "RefreshSession": ("refresh_token",),
     "RevokeSession": ("session_id", "user_id"),
@@ -304,7 +307,7 @@ EMPTY = {
     "ListSessions": ("user_id",),
     "InvalidateTokenCache": ("user_id",),
 }
-ASKS_FOR_NOTHING = {"ListDeliveries", "GetTokenCacheStats"}
+ASKS_FOR_NOTHING = {"ListDeliveries", "ListEvents", "GetTokenCacheStats"}
 
 
 async def test_validation_of_empty_requests(module_server: Server) -> None:

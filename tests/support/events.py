@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -88,3 +89,10 @@ async def stored(database: Database, event_id: str) -> StoredEvent:
         found = await event_rows.find_event(conn, key_of(event_id))
     assert found is not None
     return found
+
+
+async def feed_value(database: Database, key: str = "plan", scope: str = "team") -> Any:
+    """Return the value of a key in the feed of a scope; None if there is none."""
+    async with database.connection() as conn:
+        text = await conn.fetchval("SELECT value FROM changes WHERE scope = $1 AND key = $2", scope, key)
+    return None if text is None else json.loads(text)

@@ -27,7 +27,7 @@ class RetryWorkerRule:
     An attempt ends before the lease of its claim: no other process has the event then.
     """
 
-    poll_s: float = 0.5
+    poll_s: float = 1.0
     lease_s: float = 30.0
     batch: int = 64
     at_once: int = 4
@@ -76,7 +76,7 @@ class EventRetryWorker:
     async def retry_due(self) -> int:
         """Claim and retry events that are due, and return their number."""
         ends_at = self._clock.monotonic() + self._rule.lease_s
-        async with self._database.transaction() as conn:
+        async with self._database.connection() as conn:
             keys = await event_rows.claim_due(conn, self._rule.batch, self._rule.lease_s)
         async with asyncio.TaskGroup() as attempts:
             for key in keys:

@@ -207,7 +207,8 @@ def result_json(result: EffectResult) -> str | None:
     """Return the column of a result; None where there is nothing to tell."""
     if result == NO_RESULT:
         return None
-    return orjson.dumps(([*map(tuple, result.heads)], result.trigger_notification_id, result.notification_id)).decode()
+    heads = [tuple(head) for head in result.heads]  # orjson takes no named tuples
+    return orjson.dumps((heads, result.trigger_notification_id, result.notification_id)).decode()
 
 
 def _event_columns(events: Sequence[NewEvent]) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from syncbeat_server.errors import (
     DependencyDown,
     DependencyUnfit,
+    EventIdReused,
     FieldReason,
     FieldViolation,
     InvalidRequest,
@@ -88,6 +89,8 @@ def to_status(error: SyncbeatError, request_id: str) -> status_pb2.Status:
         packed.append(_pack(_bad_request(error.violations)))
     if isinstance(error, RequestIdReused):
         packed.append(_pack(_bad_request([FieldViolation("request_id", error.message, FieldReason.CONFLICT)])))
+    if isinstance(error, EventIdReused):
+        packed.append(_pack(_bad_request([FieldViolation("event_id", error.message, FieldReason.CONFLICT)])))
     if isinstance(error, RETRY_LATER):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))

@@ -1,0 +1,88 @@
+"""Events that come together share a transaction of three statements."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from syncbeat_server.events.model import EventState
+from syncbeat_server.events.retention import old_rows
+from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.retention import Retention
+from tests.events.test_publish_batches import statements
+from tests.support.events import change, event, make_ingest
+from tests.support.fake_clock import START, FakeClock
+from tests.support.seed import value_of
+
+__all__ = ["statements"]
+
+pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
+
+
+async def test_batch_of_events_takes_three_statements(
+    database: Database, clock: FakeClock, statements: list[str]
+) -> None:
+    ingest = make_ingest(database, clock)
+    await ingest.ingest(event("first", change(0)))
+    statements.clear()
+
+    answers = await asyncio.gather(
+        *(ingest.ingest(event(f"e{n}", change(n, f"k{n}"), subject=f"s{n}")) for n in range(20)),
+        *(ingest.ingest(event("first", change(0))) for _ in range(2)),
+    )
+
+    assert len(statements) == 3
+    assert [one.receipt.state for one in answers] == [EventState.ACCEPTED] * 20 + [EventState.DUPLICATE] * 2
+
+
+async def test_old_events_and_heads_are_deleted(database: Database, clock: FakeClock) -> None:
+    ingest = make_ingest(database, clock)
+    for number in range(3):
+        await ingest.ingest(event(f"e{number}", subject=f"s{number}"))
+    deleted: list[tuple[str, int]] = []
+    retention = Retention(database, old_rows(30), clock, lambda name, count: deleted.append((name, count)))
+
+    async def sweep_after(days: float) -> list[tuple[str, int]]:
+        await clock.advance(days * 86_400.0)
+        deleted.clear()
+        task = asyncio.ensure_future(retention.sweep())
+        while not task.done():
+            await clock.advance(0.01)
+        return deleted
+
+    assert await sweep_after(29.0) == []
+    await ingest.ingest(event("moved", subject="s0"))
+    assert await sweep_after(1.5) == [("events", 3)]
+    assert await sweep_after(1.0) == [("event_order_heads", 2)]
+
+    assert await value_of(database, "SELECT event_id FROM events") == "moved"
+    assert await value_of(database, "SELECT ordering_key FROM event_order_heads") == "s0"
+
+
+async def test_event_that_is_still_retried_is_kept(database: Database, clock: FakeClock) -> None:
+    ingest = make_ingest(database, clock, give_up_s=40 * 86_400.0, longest_retry_s=86_400.0)
+    await ingest.ingest(event("e1", change(1, expected_sequence=9)))
+    await clock.advance(timedelta(days=35).total_seconds())
+
+    assert await Retention(database, old_rows(30), clock).sweep() == {"events": 0, "event_order_heads": 0}
+    assert await value_of(database, "SELECT first_seen_at FROM events") == START
+
+
+def test_metrics_bound_the_sources_that_senders_name() -> None:
+    metrics = Metrics()
+    for number in range(150):
+        metrics.events.ingested("default", f"source {number}", EventState.ACCEPTED)
+        metrics.events.retried("default", f"source {number}", EventState.FAILED, given_up=True)
+
+    found = {
+        (sample.name, sample.labels["source"]): (sample.value, sample.labels["outcome"])
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name in ("syncbeat_events_total", "syncbeat_event_retries_total")
+    }
+    assert len(found) == 2 * 101
+    assert found["syncbeat_events_total", "others"] == (50.0, "accepted")
+    assert found["syncbeat_event_retries_total", "source 0"] == (1.0, "given_up")

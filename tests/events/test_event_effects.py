@@ -43,12 +43,7 @@ FAILING: dict[str, dict[str, Any]] = {
     "a tier that the app lacks": {
         "tiers": [pb.TierEffect(user_id="ann", tier="pro"), pb.TierEffect(user_id="bob", tier="gold")]
     },
-    "a number that no reader could hold": {
-        "changes": [
-            change("ann", {"by": "ann"}),
-            core_pb2.NewChange(scope="ann", key="huge", merge_patch_json="1e400000"),
-        ]
-    },
+    "a notification to a scope that is not there": {"user_ids": None, "scope": "nowhere"},
 }
 
 

@@ -15,7 +15,7 @@ from syncbeat_server.events.model import (
     UserAction,
     UserEffect,
 )
-from syncbeat_server.events.publish import Trigger
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.model import Content, Lane, Target
 from syncbeat_server.sync.model import NewChange
 

@@ -83,14 +83,14 @@ async def test_duplicates_of_two_processes_have_one_effect(
 
 @pytest.mark.parametrize("apart", [True, False])
 async def test_event_id_reused_with_other_content_is_refused(ingest: EventIngest, apart: bool) -> None:
-    if apart:
-        answers = [await ingest.ingest(event("e1", change(1)))]
-        answers += await together(ingest, event("e1", change(2)))
-    else:
-        answers = await together(ingest, event("e1", change(1)), event("e1", change(2)))
+    batches = [[event("e1", change(1))], [event("e1", change(2))]]
+    if not apart:
+        batches = [batches[0] + batches[1]]
 
-    assert states(list(answers)) == [ACCEPTED]
-    assert isinstance(answers[1], EventIdReused)
+    first, second = [answer for batch in batches for answer in await together(ingest, *batch)]
+
+    assert states([first]) == [ACCEPTED]
+    assert isinstance(second, EventIdReused)
 
 
 async def test_same_event_id_of_another_source_is_another_event(ingest: EventIngest) -> None:

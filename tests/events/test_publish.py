@@ -19,7 +19,8 @@ from syncbeat_server.errors import (
     RequestInFlight,
     SequenceMismatch,
 )
-from syncbeat_server.events.publish import Publish, Published, Publisher, Trigger
+from syncbeat_server.events.publish import Publish, Published, Publisher
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.model import Content
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange

@@ -6,7 +6,8 @@ import hashlib
 
 import pytest
 
-from syncbeat_server.events.publish import Publish, Trigger
+from syncbeat_server.events.publish import Publish
+from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.model import Content
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, NewChange

@@ -15,6 +15,7 @@ from syncbeat_server.events.store.event_batches import BatchWrites, RacedError, 
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import NewNotification
 from syncbeat_server.storage.postgres.database import Connection, Database
+from syncbeat_server.storage.postgres.driver_errors import Conflict, LockTimeout
 from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, lock_and_plan, write_plan
 from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult
 from syncbeat_server.sync.model import Cursor, ScopeKey
@@ -56,6 +57,8 @@ class BatchIngest:
                 outcomes |= {places[unfit]: RunAloneError() for unfit in error.places}
                 places = [place for at, place in enumerate(places) if at not in error.places]
                 continue
+            except (Conflict, LockTimeout):
+                break  # the twin of one of them takes its time: only that one should wait
             except SyncbeatError as error:
                 if not is_failure(error):
                     raise

@@ -35,11 +35,11 @@ _LEAST_LEFT_S = 0.05
 class EventCounts(Protocol):
     """Counts events for the metrics."""
 
-    def ingested(self, app_id: str, source: str, state: EventState) -> None:
+    def ingested(self, app_id: str, source: str, state: EventState, /) -> None:
         """Count an event that came, by what became of it."""
         ...
 
-    def retried(self, app_id: str, source: str, state: EventState, *, given_up: bool) -> None:
+    def retried(self, app_id: str, source: str, state: EventState, /, *, given_up: bool) -> None:
         """Count another attempt of an event that had FAILED."""
         ...
 

@@ -452,7 +452,9 @@ class IngestEventRequest(_message.Message):
     """
     @_builtins.property
     def occurred_time(self) -> _timestamp_pb2.Timestamp:
-        """occurred_time is when it happened. Absent: now."""
+        """occurred_time is when it happened, to the microsecond. Absent: now, and after those of its order that came
+        before.
+        """
 
     @_builtins.property
     def effects(self) -> Global___EventEffects:
@@ -625,7 +627,7 @@ class ListEventsResponse(_message.Message):
     """next_page_token asks for the next page. Empty: this was the last."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
-        """events are newest first."""
+        """events are newest first. Fewer than the page's size where their payloads exceed 1 MiB together."""
 
     def __init__(
         self,

@@ -44,7 +44,8 @@ class EventServiceStub:
     source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
     without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
-    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
+    that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
     method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
@@ -70,7 +71,8 @@ class EventServiceAsyncStub(EventServiceStub):
     source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
     without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
-    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+    deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
+    that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
     method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
@@ -99,7 +101,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         source and ordering key whose effects were carried out is STALE, whatever the types of the two: recorded,
         without effects. Of two that occurred at the same time the one with the greater event_id, by bytes, is the
         later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
-        deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. An effect wants the
+        deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
+        that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
         method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
         """
 

@@ -183,16 +183,17 @@ class BatchWrites:
             *_columns(counts, len(_KEY_COUNT_TYPES)),
         ]
 
-    def check(self, row: Row | None) -> None:
+    def check(self, row: Row) -> None:
         """Check that all was written. Raises RacedError: an event or an order is there by now; begin again."""
         begun = sum(one.is_new for one in self.heads)
-        if row is None or row["recorded"] < len(self.events) or row["begun"] < begun:
+        if row["recorded"] < len(self.events) or row["begun"] < begun:
             raise RacedError
 
 
 async def write_batch(conn: Connection, writes: BatchWrites, give_up_s: float) -> None:
     """Write a batch without changes in one statement. Raises RacedError: the transaction has to begin again."""
-    writes.check(await conn.fetchrow(_RECORD, *writes.columns(give_up_s)))
+    (row,) = await conn.fetch(_RECORD, *writes.columns(give_up_s))
+    writes.check(row)
 
 
 def result_of(stored: str | None) -> EffectResult:

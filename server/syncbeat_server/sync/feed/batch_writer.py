@@ -78,7 +78,7 @@ async def lock_and_plan(
     return await plan_appends(conn, calls, locked, prior)
 
 
-async def write_plan(conn: Connection, plan: AppendPlan, beside: Beside, offload: RunInWorker) -> Row | None:
+async def write_plan(conn: Connection, plan: AppendPlan, beside: Beside, offload: RunInWorker) -> Row:
     """Write planned changes, and in the same statement what another feature writes beside; return its row.
 
     Raises:

@@ -73,9 +73,8 @@ class Beside:
     columns: Sequence[Any]
 
 
-async def write_beside(
-    conn: Connection, writes: Sequence[Write], moved: Sequence[MovedScope], beside: Beside
-) -> Row | None:
+async def write_beside(conn: Connection, writes: Sequence[Write], moved: Sequence[MovedScope], beside: Beside) -> Row:
     """Write keys of locked scopes and their heads, and what is written beside them; return the row of its SELECT."""
     columns = (*write_columns(writes), *advance_columns(moved), *beside.columns)
-    return await conn.fetchrow(f"WITH {_WRITE}, {beside.sql}", *columns)
+    (row,) = await conn.fetch(f"WITH {_WRITE}, {beside.sql}", *columns)
+    return row

@@ -21,7 +21,7 @@ ACCEPTED, STALE, FAILED = (("ACCEPTED",) * 2), (("STALE",) * 2), (("FAILED",) * 
 
 
 def test_event_histories_shuffled_end_as_ordered(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
-    play_event_histories(database_urls, redis_url, tmp_path, histories=12, steps=15)
+    play_event_histories(database_urls, redis_url, tmp_path, histories=4, steps=10)
 
 
 def says(event_id: str, at: float, value: object, **fields: object) -> pb.IngestEventRequest:

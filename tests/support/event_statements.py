@@ -100,7 +100,8 @@ class World:
             changes.append(change(self.gate(one), 2, expected_sequence=1))
         tier = "" if says.action == "DELETE" else says.tier
         effects = pb.EventEffects(
-            users=[user(name, says.action)],
+            # A user who was deleted stays so when it is disabled: to state the whole it is made known before.
+            users=[user(name, action) for action in dict.fromkeys(["ENABLE", says.action])],
             members=[member(name, remove=(name,)) if gone else member(name, name, role=says.role)],
             tiers=[pb.TierEffect(user_id=name, tier="no such tier" if says.fails == "tier" else tier)],
             changes=changes,

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.prove
 
 RETRIES = "EventRetryWorker.run"
 """The task by which a worker retries what FAILED."""
-MOST_STEPS = 60
+MOST_STEPS = 120
 ACCEPTED, FAILED, STALE = (("ACCEPTED",) * 2), (("FAILED",) * 2), (("STALE",) * 2)
 
 
@@ -192,17 +192,30 @@ async def test_event_kills_at_each_statement_lose_and_double_nothing(
         kills = Kills(stage, database_urls, live)
         for told_as, scenario in SCENARIOS.items():
             kills.steps[told_as] = await kill_servers(kills, scenario)
+    record("event_kills", figures(kills))
+
+
+@pytest.mark.timeout(6_000)
+async def test_event_kills_of_retrying_workers_lose_and_double_nothing(
+    tiered_stage: Stage, database_urls: DatabaseUrls, record: Callable[[str, dict[str, object]], None]
+) -> None:
+    """Kill workers; after each kill the lease of its claim, half a minute, has to run out."""
+    server = await tiered_stage.start_server()
+    async with tiered_stage.client(tiered_stage.identity.service_token, server) as live:
+        kills = Kills(tiered_stage, database_urls, live)
         kills.steps["a worker's retry"] = await kill_workers(kills)
-    record(
-        "event_kills",
-        {
-            "command": "make prove ARGS='-k event_kills'",
-            "statements_killed_at": kills.steps,
-            "kills": kills.kills,
-            "effects_lost": 0,
-            "effects_doubled": 0,
-        },
-    )
+    record("event_worker_kills", figures(kills))
+
+
+def figures(kills: Kills) -> dict[str, object]:
+    """Return the record of kills that all went well."""
+    return {
+        "command": "make prove ARGS='-k event_kills'",
+        "statements_killed_at": kills.steps,
+        "kills": kills.kills,
+        "effects_lost": 0,
+        "effects_doubled": 0,
+    }
 
 
 async def kill_servers(kills: Kills, scenario: Scenario) -> int:

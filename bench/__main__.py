@@ -14,6 +14,7 @@ from collections.abc import Callable
 from bench import (
     against,
     auth,
+    event_ingest_vs_insert,
     fanout,
     firehose,
     hint_cold_vs_echo,
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "limit_us": limit_us.measure,
     "hint_rows_cpu": hint_rows_cpu.measure,
     "publish_vs_echo": publish_vs_echo.measure,
+    "event_ingest_vs_insert": event_ingest_vs_insert.measure,
     "push_cpu_us_vs_firebase_admin": push_vs_firebase_admin.cpu,
     "push_delivered_per_s": push_vs_firebase_admin.rate,
     "push_accept_per_s": push_accept_per_s.accept_rate,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import asyncpg
 import grpc
@@ -27,14 +28,15 @@ SCOPES_EACH = 3
 GET_HINT = "/syncbeat.v1.SyncService/GetHint"
 PUBLISH = "/syncbeat.v1.SyncService/PublishChanges"
 SEND = "/syncbeat.v1.PushService/SendNotification"
+INGEST = "/syncbeat.v1.EventService/IngestEvent"
 
 _KEY = KeyRow(Issuer("default", "syncbeat", uuid_subjects=False), "k1", "HS256", "0123456789abcdef0123456789abcdef")
 
 
 @contextmanager
-def migrated_stores() -> Iterator[EmbeddedStores]:
-    """Start new embedded stores with the service's tables."""
-    with running_stores() as stores:
+def migrated_stores(directory: Path | None = None) -> Iterator[EmbeddedStores]:
+    """Start new embedded stores with the service's tables; in a directory PostgreSQL syncs its commits to disk."""
+    with running_stores(directory) as stores:
         asyncio.run(migrate(stores.owner_url, app_login="syncbeat_app"))
         yield stores
 

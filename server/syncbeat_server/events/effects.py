@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from syncbeat_server.auth.accounts import user_access
@@ -151,7 +152,8 @@ async def _change_members(conn: Connection, app_id: str, effect: MemberEffect, t
     if effect.add:
         await join_scope(conn, lock_scope, app_id, effect.scope, sorted(effect.add, key=lambda one: one.user_id))
     if removed:
-        await leave_scope(conn, app_id, effect.scope, removed)
+        with suppress(NotFound):  # a scope that is not there has no members: what the event states is so
+            await leave_scope(conn, app_id, effect.scope, removed)
     told.members += [*added, *removed]
 
 

@@ -83,7 +83,8 @@ class EventIngest:
         check_allowed(event.effects, event.methods)
         answer: IngestResult | None = None
         if _is_shared(event):
-            with suppress(RunAloneError):
+            # A twin that takes longer than a lock is waited for is waited for again, alone.
+            with suppress(RunAloneError, LockTimeout):
                 answer = await self._batches.submit(event)
         if answer is None:
             answer = await self._ingest_alone(event)

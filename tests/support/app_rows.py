@@ -45,6 +45,11 @@ PLANTS = {
     "token_removals": "(app_id, token_digest, user_id, device_id, removed_at) "
     f"SELECT '{{app}}', '', 'u1', 'd', now() {NUMBERED}",
     "touches": f"(app_id, user_id, xid) SELECT '{{app}}', 'u' || n, n::text::xid8 {NUMBERED}",
+    "events": "(app_id, source, event_id, content_hash, caller, type, subject, ordering_key, occurred_at, payload, "
+    "state, first_seen_at, updated_at, deadline_at, attempts) "
+    f"SELECT '{{app}}', 's', 'e' || n, '', 'c', 't', '', '', now(), '', 'ACCEPTED', now(), now(), now(), 1 {NUMBERED}",
+    "event_order_heads": "(app_id, source, ordering_key, occurred_at, event_id, moved_at) "
+    f"SELECT '{{app}}', 's', 'k' || n, now(), 'e', now() {NUMBERED}",
     "user_tiers": f"(app_id, user_id, tier, updated_at) SELECT '{{app}}', 'u' || n, 't', now() {NUMBERED}",
     "users": f"(app_id, user_id, created_at) SELECT '{{app}}', 'u' || n, now() {NUMBERED}",
     "wake_budgets": "(app_id, user_id, device_id, tokens, filled_at) "

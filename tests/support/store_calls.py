@@ -298,6 +298,12 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     publish_batches.write_and_answer: lambda c: publish_batches.write_and_answer(
         c, WRITE, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)], [(REQUEST, "{}")]
     ),
+    publish_batches.write_beside: lambda c: publish_batches.write_beside(
+        c,
+        WRITE,
+        [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)],
+        publish_batches.Beside("other AS (SELECT 1) SELECT * FROM other", []),
+    ),
     idempotency.forget_caller: lambda c: idempotency.forget_caller(c, "default", "user:bob"),
     idempotency.forget_old: lambda c: idempotency.forget_old(c, 10),
 }

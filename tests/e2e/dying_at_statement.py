@@ -14,7 +14,7 @@ from typing import Any
 
 from syncbeat_server.cli import main as cli_main
 from syncbeat_server.ops.work_origin import work_origin
-from syncbeat_server.storage.postgres.commented import CommentedConnection
+from syncbeat_server.storage.postgres.statement_comments import CommentedConnection
 
 
 def main() -> int:

@@ -304,7 +304,7 @@ EMPTY = {
     "ListSessions": ("user_id",),
     "InvalidateTokenCache": ("user_id",),
 }
-ASKS_FOR_NOTHING = {"ListDeliveries", "GetTokenCacheStats"}
+ASKS_FOR_NOTHING = {"ListDeliveries", "GetTokenCacheStats", "GetStatus"}
 
 
 async def test_validation_of_empty_requests(module_server: Server) -> None:

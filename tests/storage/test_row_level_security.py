@@ -36,6 +36,7 @@ from syncbeat_server.push.store import (
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
+from syncbeat_server.status.store import process_rows, server_connections
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
@@ -111,6 +112,8 @@ STORES = (
         users,
         user_tiers,
         quota_usage,
+        process_rows,
+        server_connections,
     ),
 )
 

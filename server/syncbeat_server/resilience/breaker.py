@@ -87,6 +87,9 @@ class Breaker:
         self._on_transition = on_transition
         self._told = BreakerState.CLOSED
         self._opened_at: float | None = None
+        self._opening_failures = 0
+        self.last_opened_at: float | None = None
+        """The moment of the clock at which it last opened; None: never."""
         self._era = 0
         self._succeeded = self._trying = self._number = 0
         self._failed: set[int] = set()
@@ -99,6 +102,11 @@ class Breaker:
             return BreakerState.CLOSED
         over = self._clock.monotonic() - self._opened_at >= self._rule.open_s
         return BreakerState.HALF_OPEN if over else BreakerState.OPEN
+
+    @property
+    def failures(self) -> int:
+        """Return how many calls failed in a row; while it is not closed, those that opened it."""
+        return self._failed_beside(self._number + 1, -1) if self._opened_at is None else self._opening_failures
 
     @property
     def free_permits(self) -> int | None:
@@ -152,8 +160,10 @@ class Breaker:
             self._released.add(number)
         elif failed:
             self._failed.add(number)
-            if 1 + self._failed_beside(number, -1) + self._failed_beside(number, 1) >= self._rule.failures:
+            in_a_row = 1 + self._failed_beside(number, -1) + self._failed_beside(number, 1)
+            if in_a_row >= self._rule.failures:
                 self._open()
+                self._opening_failures = in_a_row
         if len(self._failed) + len(self._released) > _MAX_REMEMBERED:
             self._forget()
 
@@ -176,7 +186,11 @@ class Breaker:
 
     def _transition(self, opened_at: float | None) -> None:
         self._era += 1
+        if opened_at is None or self._opened_at is None:
+            self._opening_failures = 0
         self._opened_at = opened_at
+        if opened_at is not None:
+            self.last_opened_at = self._clock.monotonic()
         self._succeeded = self._trying = 0
         self._failed.clear()
         self._released.clear()

@@ -105,7 +105,9 @@ async def test_board_takes_the_newest_of_two_records(database: Database, bus: Re
 
 async def test_board_passes_over_records_that_are_none(database: Database, bus: RedisBus) -> None:
     await write_record(bus, "stranger", "{}", 15.0, 10)
-    found, omitted = await board_of(database, bus, "own").read()
+    board = board_of(database, bus, "own")
+    await board.write()
+    found, omitted = await board.read()
     assert [one.name for one in found] == ["own"]
     assert omitted == 1, "told as one that is not listed"
 

@@ -15,7 +15,7 @@ _INDEX = "processes"
 _PREFIX = "process:"
 
 # KEYS: the names, the record. ARGV: the process, its record, the life of a record (ms), the prefix of records, the most
-# that are kept.
+# that are kept. The names outlive records, whose lives differ between versions.
 WRITE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -26,7 +26,7 @@ for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1 - ARGV[5])) do
   redis.call('ZREM', KEYS[1], name)
   redis.call('UNLINK', ARGV[4] .. name)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], 3600000)
 return {}
 """
 # KEYS: the names. ARGV: the prefix of records, the most that are wanted. Answers with how many there are, and records.

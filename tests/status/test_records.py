@@ -63,7 +63,8 @@ def test_record_that_is_none_is_no_status(text: str) -> None:
 @pytest.mark.parametrize("field", sorted(orjson.loads(encode(process_status()))))
 def test_record_with_a_wrong_field_raises_nothing(field: str) -> None:
     found = orjson.loads(encode(process_status()))
-    for wrong in (None, True, -1, 2**80, 1e300, "", "x", [1], {}, [{}], [[]]):
-        text = orjson.dumps({**found, field: wrong}) if wrong != 2**80 else b'{"key": 9999999999999999999999999}'
+    wrongs: list[object] = [None, True, -1, 2**60, 1e300, "", "x", [1], {}, [{}], [[]]]
+    for wrong in wrongs:
+        text = orjson.dumps({**found, field: wrong})
         status = decode(text)
         assert status is None or status.key == found["key"] or field == "key"

@@ -41,7 +41,9 @@ def _processes(answer: Answer) -> str:
     processes: Sequence[Answer] = answer.get("processes", [])
     own = next((one for one in processes if _is_own(one, answer)), None)
     now = None if own is None else _moment(own["updateTime"])
-    rows = [("PROCESS", "ROLE", "UP", "SEEN", "BUILD", "CALLS/S", "ERRORS", "POOL", "STREAMS", "BREAKERS OPEN")]
+    rows: list[tuple[str, ...]] = [
+        ("PROCESS", "ROLE", "UP", "SEEN", "BUILD", "CALLS/S", "ERRORS", "POOL", "STREAMS", "BREAKERS OPEN")
+    ]
     for one in processes:
         told = _moment(one["updateTime"])
         ago = "now" if one is own else f"{_span(max(0.0, (now - told).total_seconds()))} ago" if now else "?"
@@ -71,7 +73,7 @@ def _load(one: Answer) -> tuple[str, ...]:
 
 
 def _methods(answer: Answer) -> str:
-    rows = [("METHOD", "CALLS", "CALLS/S", "ERRORS", "P50", "P95", "P99")]
+    rows: list[tuple[str, ...]] = [("METHOD", "CALLS", "CALLS/S", "ERRORS", "P50", "P95", "P99")]
     rows += [
         (
             _clean(one["method"].removeprefix(_SERVICE)),
@@ -96,7 +98,7 @@ def _pool(pool: Answer) -> str:
 
 
 def _breakers(breakers: Sequence[Answer]) -> str:
-    rows = [("BREAKER", "STATE", "FAILURES", "LAST OPENED")]
+    rows: list[tuple[str, ...]] = [("BREAKER", "STATE", "FAILURES", "LAST OPENED")]
     rows += [
         (_clean(one["name"]), one["state"].removeprefix(_BREAKER), str(one["failures"]), one.get("openedTime", "never"))
         for one in breakers
@@ -105,7 +107,7 @@ def _breakers(breakers: Sequence[Answer]) -> str:
 
 
 def _caches(caches: Sequence[Answer]) -> str:
-    rows = [("CACHE", "ENTRIES", "HITS", "MISSES", "HIT RATE", "EVICTIONS")]
+    rows: list[tuple[str, ...]] = [("CACHE", "ENTRIES", "HITS", "MISSES", "HIT RATE", "EVICTIONS")]
     rows += [
         (
             _clean(one["name"]),

@@ -88,10 +88,10 @@ class ProcessBoard:
         in_redis, in_rows = await asyncio.gather(
             asked(read_records(self._bus, MOST_PROCESSES)), asked(self._read_rows())
         )
-        count, records = in_redis or (0, ())
+        count, of_redis = (0, list[bytes]()) if in_redis is None else in_redis
+        records: list[str | bytes] = [*of_redis, *(in_rows or ())]
         found = {own.key: own}
-        for record in (*records, *(in_rows or ())):
-            status = decode(record)
+        for status in map(decode, records):
             if status is not None and status.key != own.key:
                 known = found.get(status.key)
                 if known is None or known.written_at < status.written_at:

@@ -93,8 +93,8 @@ def _method(one: Mapping[str, Any]) -> MethodStatus:
 
 
 def _pool(one: Mapping[str, Any]) -> PoolStatus:
-    counts = (_small(one[name]) for name in ("size", "connections", "in_use", "waiters"))
-    return PoolStatus(*counts, acquire_p95_s=float(one["acquire_p95_s"]))
+    size, connections, in_use, waiters = (_small(one[name]) for name in ("size", "connections", "in_use", "waiters"))
+    return PoolStatus(size, connections, in_use, waiters, float(one["acquire_p95_s"]))
 
 
 def _breaker(one: Mapping[str, Any]) -> BreakerStatus:

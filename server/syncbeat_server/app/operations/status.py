@@ -73,7 +73,9 @@ def status_service(
 
     async def queue(app_id: str) -> QueueStatus:
         depth = await push.queue_depth(app_id)
-        return QueueStatus(depth.counts, depth.oldest_overdue_s, depth.truncated)
+        return QueueStatus(
+            {state.value: count for state, count in depth.counts.items()}, depth.oldest_overdue_s, depth.truncated
+        )
 
     return StatusService(feature.own, feature.board, database, read_migrations(), queue, lambda: frozenset(apps()))
 

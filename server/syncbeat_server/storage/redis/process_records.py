@@ -68,7 +68,7 @@ async def read_records(bus: RedisBus, most: int) -> tuple[int, Sequence[bytes]]:
     found = await bus.run_script(READ, [f"{bus.own}{_INDEX}"], f"{bus.own}{_PREFIX}", most)
     with parsed_answer():
         count, *records = found
-        return int(count), [one.encode() if isinstance(one, str) else bytes(one) for one in records]
+        return int(count), [bytes(one) for one in records]
 
 
 async def forget_record(bus: RedisBus, process: str) -> None:

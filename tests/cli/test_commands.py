@@ -40,7 +40,19 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 
 COMMANDS = (
-    *("serve", "worker", "migrate", "check-config", "new-epoch", "app", "healthcheck", "token", "fake-fcm", "demo"),
+    *(
+        "serve",
+        "worker",
+        "migrate",
+        "check-config",
+        "new-epoch",
+        "app",
+        "healthcheck",
+        "token",
+        "status",
+        "fake-fcm",
+        "demo",
+    ),
 )
 
 

@@ -15,6 +15,8 @@ from syncbeat_server.events.policy.retries import MAX_FAILURE_CHARACTERS
 from syncbeat_server.events.store.event_rows import MAX_PAGE_OCTETS
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
+from syncbeat_server.status.model import MOST_BREAKERS, MOST_CACHES, MOST_METHODS
+from syncbeat_server.status.process_board import MOST_PROCESSES
 from syncbeat_server.sync.feed.fair_sharing import PAGE_OCTETS
 from syncbeat_server.sync.store.changes import ROW_OCTETS
 from syncbeat_server.sync.streams.firehose_stream import MAX_CHECKPOINT_CURSORS
@@ -29,9 +31,16 @@ MOST: dict[str, int] = {
     "syncbeat.v1.Checkpoint.cursors": max(2 * MAX_SCOPES, MAX_CHECKPOINT_CURSORS),  # of a user, and of all scopes
     "syncbeat.v1.ListChangesResponse.changes": 1,  # `test_page_sizes` is about these
     "syncbeat.v1.Preferences.muted_types": 100,
+    "syncbeat.v1.GetStatusResponse.processes": MOST_PROCESSES,
+    "syncbeat.v1.GetStatusResponse.slos": 0,  # not served yet
     "syncbeat.v1.Notification.data": 64,
     "syncbeat.v1.Notification.variables": 64,
+    "syncbeat.v1.PoolStatus.server_connections": 10,  # PostgreSQL has seven states
 }
+for status in ("GetStatusResponse", "ProcessStatus"):
+    MOST[f"syncbeat.v1.{status}.rpcs"] = MOST_METHODS
+    MOST[f"syncbeat.v1.{status}.breakers"] = MOST_BREAKERS
+    MOST[f"syncbeat.v1.{status}.caches"] = MOST_CACHES
 """The number of elements of a repeated field of an answer, where that is not a page."""
 LONGEST: dict[str, int] = {
     "syncbeat.v1.Change.value_json": PAGE_OCTETS,
@@ -45,7 +54,7 @@ LONGEST: dict[str, int] = {
     "syncbeat.v1.Receipt.failure": 2 * MAX_FAILURE_CHARACTERS,
 }
 """The octets of a text that is no id."""
-METHODS = [method for service in CONTRACT for method in service.methods if service.name != "OpsService"]
+METHODS = [method for service in CONTRACT for method in service.methods if method.name != "GetSloReport"]
 
 
 def largest(kind: Any) -> Message:
@@ -54,7 +63,9 @@ def largest(kind: Any) -> Message:
     for field in kind.fields:
         value = _largest_value(field)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name).update({f"{n:03}" * 42: "x" * 2_048 for n in range(MOST[field.full_name])})
+            value = _largest_value(field.message_type.fields_by_name["value"])
+            value = "x" * 2_048 if isinstance(value, str) else value
+            getattr(message, field.name).update({f"{n:03}" * 42: value for n in range(MOST[field.full_name])})
         elif field.is_repeated:
             getattr(message, field.name).extend([value] * MOST.get(field.full_name, PAGE))
         elif field.message_type is not None:

@@ -37,6 +37,7 @@ from syncbeat_server.push.store import (
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
+from syncbeat_server.status.store import process_rows, server_connections
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
@@ -117,6 +118,8 @@ STORES = (
         event_batches,
         event_rows,
         old_events,
+        process_rows,
+        server_connections,
     ),
 )
 

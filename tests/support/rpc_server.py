@@ -32,6 +32,7 @@ from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.servicers.auth import AuthServicer
 from syncbeat_server.rpc.servicers.directory import DirectoryServicer
 from syncbeat_server.rpc.servicers.events import EventServicer
+from syncbeat_server.rpc.servicers.ops import OpsServicer
 from syncbeat_server.rpc.servicers.push import PushServicer
 from syncbeat_server.rpc.servicers.sync import SyncServicer
 from tests.support.databases import DatabaseUrls
@@ -45,7 +46,7 @@ SESSION_KEYS = new_signing_key("s1").decode()
 BACKEND, OPERATOR = "a-token-of-the-backend", "a-token-of-an-operator"
 
 METHODS: dict[str, MethodDescriptor] = {m.input_type.name: m for service in CONTRACT for m in service.methods}
-_SERVICERS = (SyncServicer, PushServicer, DirectoryServicer, EventServicer, AuthServicer)
+_SERVICERS = (SyncServicer, PushServicer, DirectoryServicer, EventServicer, AuthServicer, OpsServicer)
 _OFFERED = {name for servicer in _SERVICERS for name in vars(servicer)}
 IMPLEMENTED = [method for method in METHODS.values() if method.name in _OFFERED]
 each_implemented = pytest.mark.parametrize("method", IMPLEMENTED, ids=lambda method: method.name)
@@ -240,7 +241,7 @@ class Server:
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of
-        all calls, and what is removed after two minutes."""
+        all calls, what is removed after two minutes, and who serves."""
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             tables = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -248,7 +249,7 @@ class Server:
             return {
                 name: [row["text"] for row in await conn.fetch(f"SELECT t::text AS text FROM {name} t ORDER BY 1")]
                 for (name,) in tables
-                if name not in ("users", "app_learning", "change_samples", "touches")
+                if name not in ("users", "app_learning", "change_samples", "touches", "process_status")
             }
         finally:
             await conn.close()

@@ -54,6 +54,7 @@ from syncbeat_server.push.store import notifications as push
 from syncbeat_server.push.store.fanout import Page
 from syncbeat_server.ratelimit.model import QuotaKey
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
+from syncbeat_server.status.store import process_rows, server_connections
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import restore_detection
@@ -276,6 +277,11 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     dedupe_windows.forget: lambda c: dedupe_windows.forget(c, 10),
     queue_figures.count_unaccounted: lambda c: queue_figures.count_unaccounted(c, timedelta(days=1), 10),
     queue_figures.count_waiting: queue_figures.count_waiting,
+    queue_figures.queue_depth: lambda c: queue_figures.queue_depth(c, "default", 10, 10),
+    process_rows.write_row: lambda c: process_rows.write_row(c, "host:1:a", "{}"),
+    process_rows.read_rows: lambda c: process_rows.read_rows(c, 30.0, 10),
+    process_rows.delete_row: lambda c: process_rows.delete_row(c, "host:1:a"),
+    process_rows.delete_old: lambda c: process_rows.delete_old(c, 10, None),
     fanout.insert_jobs: lambda c: fanout.insert_jobs(c, [NOTIFICATION], [1]),
     fanout.lock_next_pages: lambda c: fanout.lock_next_pages(c, ["default"]),
     fanout.write_pages: lambda c: fanout.write_pages(c, [Page(NOTIFICATION, ("", ""), last=True)]),
@@ -337,3 +343,4 @@ SEEN[dead_token_removal.quarantine] = lambda c: dead_token_removal.quarantine(c,
 SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
+SEEN[server_connections.count_by_state] = server_connections.count_by_state

@@ -13,6 +13,7 @@ from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.operations.health import watch_health
+from syncbeat_server.app.operations.status import StatusFeature, identity_of, wire_status
 from syncbeat_server.app.operations.store_start_checks import log_addresses, try_addresses
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.app.tenants.secret_files import SecretFiles
@@ -21,7 +22,7 @@ from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.devices.presence import Presence
 from syncbeat_server.ops.malloc_trim import trim_heaps
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.settings.server import PreparedStatements, Settings
+from syncbeat_server.ops.settings.server import PreparedStatements, Role, Settings
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S, ShutdownBudget
 from syncbeat_server.ops.work_origin import fresh_context, name_of, task_origin
 from syncbeat_server.push.delivery.channel import app_secret
@@ -40,6 +41,7 @@ from syncbeat_server.storage.schema_check import require_current_schema
 from syncbeat_server.sync.streams.hub import MAX_STREAM_AGE_S, Hub
 from syncbeat_server.sync.streams.open_stream_limits import OpenStreamLimits
 
+_WITHDRAW_S = 0.2
 _PREPARE = {PreparedStatements.AUTO: None, PreparedStatements.ON: True, PreparedStatements.OFF: False}
 
 
@@ -69,13 +71,18 @@ class Process:
     worker_processes: WorkerProcesses
     health: HealthMonitor
     secrets: SecretFiles
+    status: StatusFeature
 
 
 @asynccontextmanager
 async def open_process(
-    settings: Settings, stores: Stores, shutdown: ShutdownBudget, rules: ProcessRules = DEFAULT_RULES
+    settings: Settings,
+    stores: Stores,
+    shutdown: ShutdownBudget,
+    rules: ProcessRules = DEFAULT_RULES,
+    role: Role | None = None,
 ) -> AsyncIterator[Process]:
-    """Open the stores and run the background tasks that every role needs, for the block.
+    """Open the stores and run the background tasks that every role needs, for the block; None stands for SYNCBEAT_ROLE.
 
     Raises:
         ConfigurationError: a setting cannot be used, or Redis is a Cluster.
@@ -113,14 +120,19 @@ async def open_process(
             log_addresses(settings, await try_addresses(settings, stores.database_url), bus.address)
             health = watch_health(database, bus.health, clock, rules.health)
             metrics.storage.watch_health(lambda: health.report)
+            status = wire_status(identity_of(settings, role), clock, metrics, (database, bus), rules.status)
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run(), health.run()]
+            background += [watch_sessions(database, clock), trim_heaps(clock), status.own.run(), status.board.run()]
             background.append(secrets.run())
             secrets.on_change(partial(_follow_logins, secrets, database, bus))
-            async with run_in_background([*background, watch_sessions(database, clock), trim_heaps(clock)]):
-                yield Process(
-                    *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
-                    *(pg_notifier, shutdown, workers, health, secrets),
-                )
+            try:
+                async with run_in_background(background):
+                    yield Process(
+                        *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
+                        *(pg_notifier, shutdown, workers, health, secrets, status),
+                    )
+            finally:
+                await shutdown.wait_for(status.board.withdraw(), _WITHDRAW_S)
 
 
 def _follow_logins(secrets: SecretFiles, database: Database, bus: RedisBus) -> None:

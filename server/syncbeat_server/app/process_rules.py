@@ -14,6 +14,8 @@ from syncbeat_server.auth.accounts.account_status_cache import NEGATIVE_CACHE_S
 from syncbeat_server.events.retry_worker import RetryWorkerRule
 from syncbeat_server.ratelimit.lease import LeaseRule
 from syncbeat_server.runtime.health_monitor import HealthRule
+from syncbeat_server.status.call_window import WindowRule
+from syncbeat_server.status.process_board import BoardRule
 from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from syncbeat_server.storage.redis.time_limits import RedisTimings
 from syncbeat_server.sync.feed.reader import ReadLimits
@@ -44,6 +46,14 @@ class SyncRules:
 
 
 @dataclass(frozen=True)
+class StatusRules:
+    """Times of the status feature."""
+
+    window: WindowRule = field(default_factory=WindowRule)
+    board: BoardRule = field(default_factory=BoardRule)
+
+
+@dataclass(frozen=True)
 class ProcessRules:
     """Times and bounds of a process. `server` None: the default, whose module loads gRPC."""
 
@@ -53,6 +63,7 @@ class ProcessRules:
     limits: LeaseRule = field(default_factory=LeaseRule)
     event_retries: RetryWorkerRule = field(default_factory=RetryWorkerRule)
     health: HealthRule = field(default_factory=HealthRule)
+    status: StatusRules = field(default_factory=StatusRules)
     server: ServerRule | None = None
     negative_cache_s: float = NEGATIVE_CACHE_S
     files_every_s: float = LOOK_EVERY_S

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +13,7 @@ from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.events.ingest import wire_events
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.operations.health import STORED, issuers_check
+from syncbeat_server.app.operations.status import process_name, status_service
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
 from syncbeat_server.app.sync import wire_sync
@@ -51,14 +50,15 @@ async def rpc_caches(process: Process) -> AsyncIterator[RpcCaches]:
     )
     LiveCredentials(process.secrets, apps, authentication, process.hub.callers_changed)
     callers, keys = authentication.caches, authentication.keys
-    name = f"{socket.gethostname()}:{os.getpid()}"
-    tokens = ClusterTokenCache(callers, keys.stores, process.bus, name, process.hub.callers_changed)
+    tokens = ClusterTokenCache(callers, keys.stores, process.bus, process_name(), process.hub.callers_changed)
     process.metrics.auth.watch_token_cache(callers.tokens.stats)
+    process.status.own.add_cache("tokens", callers.tokens.stats)
     if keys.current or settings.apps_file is not None:
         process.health.add(issuers_check(keys.failing))
     view_cache_size = settings.view_cache_size or settings.cached_devices
     views = ViewCache(process.clock, lambda: process.bus.listening, view_cache_size, rules.sync.view_max_staleness_s)
     process.metrics.sync.watch_view_cache(views.stats)
+    process.status.own.add_cache("views", views.stats)
     try:
         async with run_in_background([tokens.run(), keys.run()]):
             yield RpcCaches(authentication.authenticator, callers, tokens, views, OwnEchoes(process.clock))
@@ -85,6 +85,7 @@ async def _serving(
     from syncbeat_server.rpc.servicers.auth import AuthServicer
     from syncbeat_server.rpc.servicers.directory import DirectoryServicer
     from syncbeat_server.rpc.servicers.events import EventServicer
+    from syncbeat_server.rpc.servicers.ops import OpsServicer
     from syncbeat_server.rpc.servicers.push import PushServicer
     from syncbeat_server.rpc.servicers.sync import SyncServicer
 
@@ -101,14 +102,19 @@ async def _serving(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
     pipeline.limits = limits.calls
+    process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
+    process.metrics.rpc.open_streams.set_function(lambda: len(hub))
+    push = await _push_service(process, notifier)
+    status = status_service(process.status, database, push, lambda: process.apps.current)
     servicers = {
         "SyncService": SyncServicer(
             sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
         ),
-        "PushService": PushServicer(await _push_service(process, notifier), watches, templates, clock),
+        "PushService": PushServicer(push, watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
         "EventService": EventServicer(events.service, templates),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
+        "OpsService": OpsServicer(status),
     }
     server = RpcServer(
         pipeline,

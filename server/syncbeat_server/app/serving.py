@@ -46,7 +46,7 @@ async def serve(
     shutdown = ShutdownBudget(settings.drain_s)
     with cancelled_on_stop(stop) as started:
         async with AsyncExitStack() as stack:
-            process = await stack.enter_async_context(open_process(settings, stores, shutdown, rules))
+            process = await stack.enter_async_context(open_process(settings, stores, shutdown, rules, role))
             worker: DeliveryWorker | None = None
             if role is not Role.RPC:
                 worker = await stack.enter_async_context(running_worker(process))

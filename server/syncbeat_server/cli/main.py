@@ -21,7 +21,18 @@ _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any p
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
 # The subcommands by the extra whose packages they need. The others run wherever the client is installed.
 _COMMANDS_OF = {
-    "server": ("serve", "worker", "migrate", "check-config", "new-epoch", "app", "events", "token", "simulate"),
+    "server": (
+        "serve",
+        "worker",
+        "migrate",
+        "check-config",
+        "new-epoch",
+        "app",
+        "events",
+        "token",
+        "status",
+        "simulate",
+    ),
     "embedded": ("fake-fcm", "demo"),
 }
 
@@ -140,9 +151,11 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.migrate import add_migrate
     from syncbeat_server.cli.new_epoch import add_new_epoch
     from syncbeat_server.cli.serve import add_serve
+    from syncbeat_server.cli.status import add_status
     from syncbeat_server.cli.tokens import add_token
 
-    for add in (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_events, add_token, add_simulate):
+    servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_events, add_token, add_status)
+    for add in (*servers, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

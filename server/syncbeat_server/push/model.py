@@ -182,6 +182,19 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """Deliveries of an app that are not done, by state.
+
+    `oldest_overdue_s`: seconds for which the longest overdue one has been due; None: none is. `truncated`: there are
+    more than were counted.
+    """
+
+    counts: Mapping[DeliveryState, int]
+    oldest_overdue_s: float | None
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedDelivery:
     """A delivery leased for one attempt, with everything that the attempt needs.
 

@@ -18,8 +18,9 @@ from syncbeat_server.push.model import (
     DeliveryState,
     NewNotification,
     Notification,
+    QueueDepth,
 )
-from syncbeat_server.push.store import lifecycle, notifications
+from syncbeat_server.push.store import lifecycle, notifications, queue_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.batcher import Batcher, BatchRule
 from syncbeat_server.storage.idempotency import Answer, RequestKey
@@ -27,6 +28,7 @@ from syncbeat_server.storage.idempotency_cache import IdempotencyCache
 from syncbeat_server.storage.postgres.database import Connection, Database
 
 _SEND, _REDRIVE = "SendNotification", "RedriveDeliveries"
+_MOST_COUNTED, _MOST_JOBS = 10_000, 1_000  # rows that a count of the queue reads: milliseconds, however long it is
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class PushService:
         if cancelled is None:
             raise NotFound("there is no such notification")
         return cancelled
+
+    async def queue_depth(self, app_id: str) -> QueueDepth:
+        """Return how many deliveries of an app are not done, as far as they are counted. Raises DependencyDown."""
+        async with self._database.connection() as conn:
+            return await queue_figures.queue_depth(conn, app_id, _MOST_COUNTED, _MOST_JOBS)
 
     async def redrive(
         self, app_id: str, caller: str, wanted: DeliveryFilter, request_id: str, content_hash: bytes

@@ -88,6 +88,9 @@ class Breaker:
         self._on_transition = on_transition
         self._told = BreakerState.CLOSED
         self._opened_at: float | None = None
+        self._opening_failures = 0
+        self.last_opened_at: float | None = None
+        """The moment of the clock at which it last opened; None: never."""
         self._era = 0
         self._succeeded = self._trying = self._number = self._answered = 0
         self._failed: set[int] = set()
@@ -100,6 +103,11 @@ class Breaker:
             return BreakerState.CLOSED
         over = self._clock.monotonic() - self._opened_at >= self._rule.open_s
         return BreakerState.HALF_OPEN if over else BreakerState.OPEN
+
+    @property
+    def failures(self) -> int:
+        """Return how many calls failed in a row; while it is not closed, those that opened it."""
+        return self._failed_beside(self._number + 1, -1) if self._opened_at is None else self._opening_failures
 
     @property
     def free_permits(self) -> int | None:
@@ -153,9 +161,10 @@ class Breaker:
             self._answered = max(self._answered, number)
         elif number > self._answered:
             (self._failed if failed else self._released).add(number)
-            count = bool(failed) + self._failed_beside(number, -1) + self._failed_beside(number, 1)
-            if count >= self._rule.failures:
+            in_a_row = bool(failed) + self._failed_beside(number, -1) + self._failed_beside(number, 1)
+            if in_a_row >= self._rule.failures:
                 self._open()
+                self._opening_failures = in_a_row
         if len(self._failed) + len(self._released) > _MAX_REMEMBERED:
             self._forget()
 
@@ -178,7 +187,11 @@ class Breaker:
 
     def _transition(self, opened_at: float | None) -> None:
         self._era += 1
+        if opened_at is None or self._opened_at is None:
+            self._opening_failures = 0
         self._opened_at = opened_at
+        if opened_at is not None:
+            self.last_opened_at = self._clock.monotonic()
         self._succeeded = self._trying = 0
         self._failed.clear()
         self._released.clear()

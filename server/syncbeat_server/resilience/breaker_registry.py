@@ -57,6 +57,10 @@ class BreakerRegistry:
         self._by_name.move_to_end(name)
         return found
 
+    def all(self) -> list[FleetBreaker]:
+        """Return the breakers that there are."""
+        return list(self._by_name.values())
+
     @property
     def count(self) -> int:
         """Return how many breakers there are."""

@@ -121,6 +121,16 @@ class FleetBreaker:
         return self._local.state
 
     @property
+    def failures(self) -> int:
+        """Return how many calls of this process failed in a row; while it is not closed, those that opened it."""
+        return self._local.failures
+
+    @property
+    def last_opened_at(self) -> float | None:
+        """Return the moment of the clock at which it last opened here; None: never."""
+        return self._local.last_opened_at
+
+    @property
     def free_permits(self) -> int | None:
         """Return how many calls may be admitted now; None: any number."""
         free = self._local.free_permits

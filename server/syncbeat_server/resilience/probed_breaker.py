@@ -43,12 +43,16 @@ class ProbedBreaker:
         self.observer: BreakerObserver = NoObserver()
         self.on_away: Callable[[], None] = lambda: None
         """Called each time that a probe fails while calls are refused already."""
-        self._dependency = dependency
+        self.name = dependency
         self._probe = probe
         self._probe_s = probe_s
         self._clock = clock or SystemClock()
         self._on_found = on_found
         self._is_open = False
+        self.failures = 0
+        """Probes that failed in a row."""
+        self.last_opened_at: float | None = None
+        """The moment of the clock at which it last opened; None: never."""
         self._fault = ""
         self._probing: asyncio.Task[None] | None = None
 
@@ -66,7 +70,7 @@ class ProbedBreaker:
         """Note that a call failed as it would if the store were away: have it probed, unless it is already."""
         if self._probing is None:
             # In a context of its own, not that of the call which met the failure.
-            context = fresh_context(task_origin(f"probe of {self._dependency}"))
+            context = fresh_context(task_origin(f"probe of {self.name}"))
             self._probing = asyncio.get_running_loop().create_task(self._probe_until_found(), context=context)
 
     async def close(self) -> None:
@@ -78,12 +82,14 @@ class ProbedBreaker:
     async def _probe_until_found(self) -> None:
         try:
             while not await self._answers():
+                self.failures += 1
                 if self._is_open:
                     self.on_away()
                 self._move(is_open=True)
                 await self._clock.sleep(_EVERY_S)
             if self._is_open and self._on_found is not None:
                 await self._on_found()
+            self.failures = 0
             self._move(is_open=False)
         finally:
             self._probing = None
@@ -101,7 +107,9 @@ class ProbedBreaker:
         if is_open is self._is_open:
             return
         self._is_open = is_open
-        self.observer.breaker_moved(self._dependency, self.state)
+        if is_open:
+            self.last_opened_at = self._clock.monotonic()
+        self.observer.breaker_moved(self.name, self.state)
         level = logging.WARNING if is_open else logging.INFO
         fault = {"fault": self._fault} if is_open and self._fault else {}
-        _log.log(level, "a breaker is %s", self.state, extra={"breaker": self._dependency, "by": "probe", **fault})
+        _log.log(level, "a breaker is %s", self.state, extra={"breaker": self.name, "by": "probe", **fault})

@@ -28,7 +28,7 @@ from syncbeat.v1 import auth_service_pb2 as syncbeat_dot_v1_dot_auth__service__p
 from syncbeat.v1 import push_service_pb2 as syncbeat_dot_v1_dot_push__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsyncbeat/v1/ops_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esyncbeat/v1/auth_service.proto\x1a\x1esyncbeat/v1/push_service.proto\"\xc6\x02\n\nPoolStatus\x12\x12\n\x04size\x18\x01 \x01(\x05R\x04size\x12\x12\n\x04idle\x18\x02 \x01(\x05R\x04idle\x12\x15\n\x06in_use\x18\x03 \x01(\x05R\x05inUse\x12\x18\n\x07waiters\x18\x04 \x01(\x05R\x07waiters\x12:\n\x0b\x61\x63quire_p95\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\nacquireP95\x12]\n\x12server_connections\x18\x06 \x03(\x0b\x32..syncbeat.v1.PoolStatus.ServerConnectionsEntryR\x11serverConnections\x1a\x44\n\x16ServerConnectionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\xad\x01\n\rBreakerStatus\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12/\n\x05state\x18\x02 \x01(\x0e\x32\x19.syncbeat.v1.BreakerStateR\x05state\x12\x1a\n\x08\x66\x61ilures\x18\x03 \x01(\x05R\x08\x66\x61ilures\x12;\n\x0bopened_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nopenedTime\"\x8a\x01\n\x0bQueueStatus\x12\x32\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1a.syncbeat.v1.DeliveryCountR\x06\x63ounts\x12G\n\x12oldest_pending_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10oldestPendingAge\"P\n\x0cStreamStatus\x12\x12\n\x04open\x18\x01 \x01(\x05R\x04open\x12,\n\x12signals_per_second\x18\x02 \x01(\x01R\x10signalsPerSecond\"\xdd\x01\n\tRpcStatus\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n\x04rate\x18\x02 \x01(\x01R\x04rate\x12\x1d\n\nerror_rate\x18\x03 \x01(\x01R\terrorRate\x12+\n\x03p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p50\x12+\n\x03p95\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p95\x12+\n\x03p99\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\"\x8b\x01\n\tSloStatus\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tobjective\x18\x02 \x01(\x01R\tobjective\x12\x16\n\x06\x61\x63tual\x18\x03 \x01(\x01R\x06\x61\x63tual\x12\x34\n\x16\x65rror_budget_remaining\x18\x04 \x01(\x01R\x14\x65rrorBudgetRemaining\"A\n\x0fMigrationStatus\x12\x18\n\x07\x61pplied\x18\x01 \x01(\x05R\x07\x61pplied\x12\x14\n\x05known\x18\x02 \x01(\x05R\x05known\")\n\x10GetStatusRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\"\xb5\x04\n\x11GetStatusResponse\x12+\n\x04pool\x18\x01 \x01(\x0b\x32\x17.syncbeat.v1.PoolStatusR\x04pool\x12\x36\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1a.syncbeat.v1.BreakerStatusR\x08\x62reakers\x12=\n\x0btoken_cache\x18\x03 \x01(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\ntokenCache\x12\x37\n\npush_queue\x18\x04 \x01(\x0b\x32\x18.syncbeat.v1.QueueStatusR\tpushQueue\x12\x33\n\x07streams\x18\x05 \x01(\x0b\x32\x19.syncbeat.v1.StreamStatusR\x07streams\x12*\n\x04rpcs\x18\x06 \x03(\x0b\x32\x16.syncbeat.v1.RpcStatusR\x04rpcs\x12*\n\x04slos\x18\x07 \x03(\x0b\x32\x16.syncbeat.v1.SloStatusR\x04slos\x12#\n\rbuild_version\x18\x08 \x01(\tR\x0c\x62uildVersion\x12<\n\nmigrations\x18\t \x01(\x0b\x32\x1c.syncbeat.v1.MigrationStatusR\nmigrations\x12\x18\n\x07process\x18\n \x01(\tR\x07process\x12\x39\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\"\xd3\x01\n\nSloTrigger\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x31\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.syncbeat.v1.SloVerdictR\x07verdict\x12\x14\n\x05value\x18\x03 \x01(\x01R\x05value\x12%\n\x0ewarn_threshold\x18\x04 \x01(\x01R\rwarnThreshold\x12-\n\x12rollback_threshold\x18\x05 \x01(\x01R\x11rollbackThreshold\x12\x12\n\x04unit\x18\x06 \x01(\tR\x04unit\"_\n\x13GetSloReportRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x31\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06window\"\xb1\x01\n\x14GetSloReportResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.syncbeat.v1.SloVerdictR\x07verdict\x12\x33\n\x08triggers\x18\x02 \x03(\x0b\x32\x17.syncbeat.v1.SloTriggerR\x08triggers\x12\x31\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06window*m\n\nSloVerdict\x12\x1b\n\x17SLO_VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSLO_VERDICT_OK\x10\x01\x12\x14\n\x10SLO_VERDICT_WARN\x10\x02\x12\x18\n\x14SLO_VERDICT_ROLLBACK\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xb7\x01\n\nOpsService\x12O\n\tGetStatus\x12\x1d.syncbeat.v1.GetStatusRequest\x1a\x1e.syncbeat.v1.GetStatusResponse\"\x03\x90\x02\x01\x12X\n\x0cGetSloReport\x12 .syncbeat.v1.GetSloReportRequest\x1a!.syncbeat.v1.GetSloReportResponse\"\x03\x90\x02\x01\x42\x94\x01\n\x0f\x63om.syncbeat.v1B\x0fOpsServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsyncbeat/v1/ops_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esyncbeat/v1/auth_service.proto\x1a\x1esyncbeat/v1/push_service.proto\"\xe1\x02\n\nPoolStatus\x12\x12\n\x04size\x18\x01 \x01(\x05R\x04size\x12\x12\n\x04idle\x18\x02 \x01(\x05R\x04idle\x12\x15\n\x06in_use\x18\x03 \x01(\x05R\x05inUse\x12\x18\n\x07waiters\x18\x04 \x01(\x05R\x07waiters\x12:\n\x0b\x61\x63quire_p95\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\nacquireP95\x12]\n\x12server_connections\x18\x06 \x03(\x0b\x32..syncbeat.v1.PoolStatus.ServerConnectionsEntryR\x11serverConnections\x12\x19\n\x08max_size\x18\x07 \x01(\x05R\x07maxSize\x1a\x44\n\x16ServerConnectionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x05R\x05value:\x02\x38\x01\"\xad\x01\n\rBreakerStatus\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12/\n\x05state\x18\x02 \x01(\x0e\x32\x19.syncbeat.v1.BreakerStateR\x05state\x12\x1a\n\x08\x66\x61ilures\x18\x03 \x01(\x05R\x08\x66\x61ilures\x12;\n\x0bopened_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nopenedTime\"\xa8\x01\n\x0bQueueStatus\x12\x32\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1a.syncbeat.v1.DeliveryCountR\x06\x63ounts\x12G\n\x12oldest_pending_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x10oldestPendingAge\x12\x1c\n\ttruncated\x18\x03 \x01(\x08R\ttruncated\"P\n\x0cStreamStatus\x12\x12\n\x04open\x18\x01 \x01(\x05R\x04open\x12,\n\x12signals_per_second\x18\x02 \x01(\x01R\x10signalsPerSecond\"\x8b\x02\n\tRpcStatus\x12\x16\n\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n\x04rate\x18\x02 \x01(\x01R\x04rate\x12\x1d\n\nerror_rate\x18\x03 \x01(\x01R\terrorRate\x12+\n\x03p50\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p50\x12+\n\x03p95\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p95\x12+\n\x03p99\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03p99\x12\x14\n\x05\x63\x61lls\x18\x07 \x01(\x03R\x05\x63\x61lls\x12\x16\n\x06\x65rrors\x18\x08 \x01(\x03R\x06\x65rrors\"\xa0\x01\n\x0b\x43\x61\x63heStatus\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07\x65ntries\x18\x02 \x01(\x03R\x07\x65ntries\x12\x12\n\x04hits\x18\x03 \x01(\x03R\x04hits\x12\x16\n\x06misses\x18\x04 \x01(\x03R\x06misses\x12\x19\n\x08hit_rate\x18\x05 \x01(\x01R\x07hitRate\x12\x1c\n\tevictions\x18\x06 \x01(\x03R\tevictions\"\x82\x01\n\x0bLimitStatus\x12\x16\n\x06shared\x18\x01 \x01(\x08R\x06shared\x12\x18\n\x07\x62uckets\x18\x02 \x01(\x03R\x07\x62uckets\x12\x18\n\x07refused\x18\x03 \x01(\x03R\x07refused\x12\'\n\x0flocal_decisions\x18\x04 \x01(\x03R\x0elocalDecisions\"o\n\x0b\x42uildStatus\x12\x18\n\x07version\x18\x01 \x01(\tR\x07version\x12\x1a\n\x08revision\x18\x02 \x01(\tR\x08revision\x12\x16\n\x06python\x18\x03 \x01(\tR\x06python\x12\x12\n\x04grpc\x18\x04 \x01(\tR\x04grpc\"\xc9\x04\n\rProcessStatus\x12\x18\n\x07process\x18\x01 \x01(\tR\x07process\x12\x12\n\x04role\x18\x02 \x01(\tR\x04role\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12;\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12.\n\x05\x62uild\x18\x05 \x01(\x0b\x32\x18.syncbeat.v1.BuildStatusR\x05\x62uild\x12\x38\n\nrpc_window\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\trpcWindow\x12*\n\x04rpcs\x18\x07 \x03(\x0b\x32\x16.syncbeat.v1.RpcStatusR\x04rpcs\x12+\n\x04pool\x18\x08 \x01(\x0b\x32\x17.syncbeat.v1.PoolStatusR\x04pool\x12\x36\n\x08\x62reakers\x18\t \x03(\x0b\x32\x1a.syncbeat.v1.BreakerStatusR\x08\x62reakers\x12\x30\n\x06\x63\x61\x63hes\x18\n \x03(\x0b\x32\x18.syncbeat.v1.CacheStatusR\x06\x63\x61\x63hes\x12\x30\n\x06limits\x18\x0b \x01(\x0b\x32\x18.syncbeat.v1.LimitStatusR\x06limits\x12\x33\n\x07streams\x18\x0c \x01(\x0b\x32\x19.syncbeat.v1.StreamStatusR\x07streams\"\x8b\x01\n\tSloStatus\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tobjective\x18\x02 \x01(\x01R\tobjective\x12\x16\n\x06\x61\x63tual\x18\x03 \x01(\x01R\x06\x61\x63tual\x12\x34\n\x16\x65rror_budget_remaining\x18\x04 \x01(\x01R\x14\x65rrorBudgetRemaining\"A\n\x0fMigrationStatus\x12\x18\n\x07\x61pplied\x18\x01 \x01(\x05R\x07\x61pplied\x12\x14\n\x05known\x18\x02 \x01(\x05R\x05known\")\n\x10GetStatusRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\"\xf1\x06\n\x11GetStatusResponse\x12+\n\x04pool\x18\x01 \x01(\x0b\x32\x17.syncbeat.v1.PoolStatusR\x04pool\x12\x36\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1a.syncbeat.v1.BreakerStatusR\x08\x62reakers\x12=\n\x0btoken_cache\x18\x03 \x01(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\ntokenCache\x12\x37\n\npush_queue\x18\x04 \x01(\x0b\x32\x18.syncbeat.v1.QueueStatusR\tpushQueue\x12\x33\n\x07streams\x18\x05 \x01(\x0b\x32\x19.syncbeat.v1.StreamStatusR\x07streams\x12*\n\x04rpcs\x18\x06 \x03(\x0b\x32\x16.syncbeat.v1.RpcStatusR\x04rpcs\x12*\n\x04slos\x18\x07 \x03(\x0b\x32\x16.syncbeat.v1.SloStatusR\x04slos\x12#\n\rbuild_version\x18\x08 \x01(\tR\x0c\x62uildVersion\x12<\n\nmigrations\x18\t \x01(\x0b\x32\x1c.syncbeat.v1.MigrationStatusR\nmigrations\x12\x18\n\x07process\x18\n \x01(\tR\x07process\x12\x39\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x30\n\x06\x63\x61\x63hes\x18\x0c \x03(\x0b\x32\x18.syncbeat.v1.CacheStatusR\x06\x63\x61\x63hes\x12\x30\n\x06limits\x18\r \x01(\x0b\x32\x18.syncbeat.v1.LimitStatusR\x06limits\x12.\n\x05\x62uild\x18\x0e \x01(\x0b\x32\x18.syncbeat.v1.BuildStatusR\x05\x62uild\x12\x38\n\nrpc_window\x18\x0f \x01(\x0b\x32\x19.google.protobuf.DurationR\trpcWindow\x12\x38\n\tprocesses\x18\x10 \x03(\x0b\x32\x1a.syncbeat.v1.ProcessStatusR\tprocesses\x12\x32\n\x15omitted_process_count\x18\x11 \x01(\x05R\x13omittedProcessCount\"\xd3\x01\n\nSloTrigger\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x31\n\x07verdict\x18\x02 \x01(\x0e\x32\x17.syncbeat.v1.SloVerdictR\x07verdict\x12\x14\n\x05value\x18\x03 \x01(\x01R\x05value\x12%\n\x0ewarn_threshold\x18\x04 \x01(\x01R\rwarnThreshold\x12-\n\x12rollback_threshold\x18\x05 \x01(\x01R\x11rollbackThreshold\x12\x12\n\x04unit\x18\x06 \x01(\tR\x04unit\"_\n\x13GetSloReportRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x31\n\x06window\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06window\"\xb1\x01\n\x14GetSloReportResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.syncbeat.v1.SloVerdictR\x07verdict\x12\x33\n\x08triggers\x18\x02 \x03(\x0b\x32\x17.syncbeat.v1.SloTriggerR\x08triggers\x12\x31\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06window*m\n\nSloVerdict\x12\x1b\n\x17SLO_VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSLO_VERDICT_OK\x10\x01\x12\x14\n\x10SLO_VERDICT_WARN\x10\x02\x12\x18\n\x14SLO_VERDICT_ROLLBACK\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xb7\x01\n\nOpsService\x12O\n\tGetStatus\x12\x1d.syncbeat.v1.GetStatusRequest\x1a\x1e.syncbeat.v1.GetStatusResponse\"\x03\x90\x02\x01\x12X\n\x0cGetSloReport\x12 .syncbeat.v1.GetSloReportRequest\x1a!.syncbeat.v1.GetSloReportResponse\"\x03\x90\x02\x01\x42\x94\x01\n\x0f\x63om.syncbeat.v1B\x0fOpsServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,36 +42,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPSSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\220\002\001'
   _globals['_OPSSERVICE'].methods_by_name['GetSloReport']._loaded_options = None
   _globals['_OPSSERVICE'].methods_by_name['GetSloReport']._serialized_options = b'\220\002\001'
-  _globals['_SLOVERDICT']._serialized_start=2438
-  _globals['_SLOVERDICT']._serialized_end=2547
-  _globals['_BREAKERSTATE']._serialized_start=2549
-  _globals['_BREAKERSTATE']._serialized_end=2673
+  _globals['_SLOVERDICT']._serialized_start=3854
+  _globals['_SLOVERDICT']._serialized_end=3963
+  _globals['_BREAKERSTATE']._serialized_start=3965
+  _globals['_BREAKERSTATE']._serialized_end=4089
   _globals['_POOLSTATUS']._serialized_start=176
-  _globals['_POOLSTATUS']._serialized_end=502
-  _globals['_POOLSTATUS_SERVERCONNECTIONSENTRY']._serialized_start=434
-  _globals['_POOLSTATUS_SERVERCONNECTIONSENTRY']._serialized_end=502
-  _globals['_BREAKERSTATUS']._serialized_start=505
-  _globals['_BREAKERSTATUS']._serialized_end=678
-  _globals['_QUEUESTATUS']._serialized_start=681
-  _globals['_QUEUESTATUS']._serialized_end=819
-  _globals['_STREAMSTATUS']._serialized_start=821
-  _globals['_STREAMSTATUS']._serialized_end=901
-  _globals['_RPCSTATUS']._serialized_start=904
-  _globals['_RPCSTATUS']._serialized_end=1125
-  _globals['_SLOSTATUS']._serialized_start=1128
-  _globals['_SLOSTATUS']._serialized_end=1267
-  _globals['_MIGRATIONSTATUS']._serialized_start=1269
-  _globals['_MIGRATIONSTATUS']._serialized_end=1334
-  _globals['_GETSTATUSREQUEST']._serialized_start=1336
-  _globals['_GETSTATUSREQUEST']._serialized_end=1377
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1380
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1945
-  _globals['_SLOTRIGGER']._serialized_start=1948
-  _globals['_SLOTRIGGER']._serialized_end=2159
-  _globals['_GETSLOREPORTREQUEST']._serialized_start=2161
-  _globals['_GETSLOREPORTREQUEST']._serialized_end=2256
-  _globals['_GETSLOREPORTRESPONSE']._serialized_start=2259
-  _globals['_GETSLOREPORTRESPONSE']._serialized_end=2436
-  _globals['_OPSSERVICE']._serialized_start=2676
-  _globals['_OPSSERVICE']._serialized_end=2859
+  _globals['_POOLSTATUS']._serialized_end=529
+  _globals['_POOLSTATUS_SERVERCONNECTIONSENTRY']._serialized_start=461
+  _globals['_POOLSTATUS_SERVERCONNECTIONSENTRY']._serialized_end=529
+  _globals['_BREAKERSTATUS']._serialized_start=532
+  _globals['_BREAKERSTATUS']._serialized_end=705
+  _globals['_QUEUESTATUS']._serialized_start=708
+  _globals['_QUEUESTATUS']._serialized_end=876
+  _globals['_STREAMSTATUS']._serialized_start=878
+  _globals['_STREAMSTATUS']._serialized_end=958
+  _globals['_RPCSTATUS']._serialized_start=961
+  _globals['_RPCSTATUS']._serialized_end=1228
+  _globals['_CACHESTATUS']._serialized_start=1231
+  _globals['_CACHESTATUS']._serialized_end=1391
+  _globals['_LIMITSTATUS']._serialized_start=1394
+  _globals['_LIMITSTATUS']._serialized_end=1524
+  _globals['_BUILDSTATUS']._serialized_start=1526
+  _globals['_BUILDSTATUS']._serialized_end=1637
+  _globals['_PROCESSSTATUS']._serialized_start=1640
+  _globals['_PROCESSSTATUS']._serialized_end=2225
+  _globals['_SLOSTATUS']._serialized_start=2228
+  _globals['_SLOSTATUS']._serialized_end=2367
+  _globals['_MIGRATIONSTATUS']._serialized_start=2369
+  _globals['_MIGRATIONSTATUS']._serialized_end=2434
+  _globals['_GETSTATUSREQUEST']._serialized_start=2436
+  _globals['_GETSTATUSREQUEST']._serialized_end=2477
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2480
+  _globals['_GETSTATUSRESPONSE']._serialized_end=3361
+  _globals['_SLOTRIGGER']._serialized_start=3364
+  _globals['_SLOTRIGGER']._serialized_end=3575
+  _globals['_GETSLOREPORTREQUEST']._serialized_start=3577
+  _globals['_GETSLOREPORTREQUEST']._serialized_end=3672
+  _globals['_GETSLOREPORTRESPONSE']._serialized_start=3675
+  _globals['_GETSLOREPORTRESPONSE']._serialized_end=3852
+  _globals['_OPSSERVICE']._serialized_start=4092
+  _globals['_OPSSERVICE']._serialized_end=4275
 # @@protoc_insertion_point(module_scope)

@@ -83,7 +83,7 @@ Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
 
 @_typing.final
 class PoolStatus(_message.Message):
-    """PoolStatus is the database pool of the process."""
+    """PoolStatus is the database pool of one process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -113,22 +113,25 @@ class PoolStatus(_message.Message):
     WAITERS_FIELD_NUMBER: _builtins.int
     ACQUIRE_P95_FIELD_NUMBER: _builtins.int
     SERVER_CONNECTIONS_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """size is how many connections it has."""
+    """size is how many connections it has now."""
     idle: _builtins.int
     """idle is how many of them are free."""
     in_use: _builtins.int
     """in_use is how many of them are not."""
     waiters: _builtins.int
     """waiters is how many callers wait for one."""
+    max_size: _builtins.int
+    """max_size is how many connections it may have."""
     @_builtins.property
     def acquire_p95(self) -> _duration_pb2.Duration:
-        """acquire_p95 is how long the slowest twentieth of callers waited at least, over the last minutes."""
+        """acquire_p95 is how long the slowest twentieth of callers waited at least, over the last minute."""
 
     @_builtins.property
     def server_connections(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """server_connections are the connections that pg_stat_activity shows, of all processes, by state. Absent
-        when it cannot be asked.
+        """server_connections are the connections that pg_stat_activity shows of the service's login to its database,
+        of all processes, by state. Set in GetStatusResponse.pool only; empty when it cannot be asked.
         """
 
     def __init__(
@@ -140,10 +143,11 @@ class PoolStatus(_message.Message):
         waiters: _builtins.int = ...,
         acquire_p95: _duration_pb2.Duration | None = ...,
         server_connections: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        max_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["acquire_p95", b"acquire_p95"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_p95", b"acquire_p95", "idle", b"idle", "in_use", b"in_use", "server_connections", b"server_connections", "size", b"size", "waiters", b"waiters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acquire_p95", b"acquire_p95", "idle", b"idle", "in_use", b"in_use", "max_size", b"max_size", "server_connections", b"server_connections", "size", b"size", "waiters", b"waiters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -151,7 +155,7 @@ Global___PoolStatus: _TypeAlias = PoolStatus  # noqa: Y015
 
 @_typing.final
 class BreakerStatus(_message.Message):
-    """BreakerStatus is one circuit breaker of the process."""
+    """BreakerStatus is one circuit breaker of one process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,14 +164,18 @@ class BreakerStatus(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     OPENED_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name says what it guards."""
+    """name says what it guards: postgres, redis, push:APP or webhook:HOST:PORT. A caller that may not act for an app
+    is not told of its breaker, nor of those of webhooks unless it may act for all apps.
+    """
     state: Global___BreakerState.ValueType
     """state is what it does with calls."""
     failures: _builtins.int
-    """failures is how many calls in a row failed."""
+    """failures is how many calls, or probes of a store, failed in a row; of a breaker that is not closed, those that
+    opened it.
+    """
     @_builtins.property
     def opened_time(self) -> _timestamp_pb2.Timestamp:
-        """opened_time is when it last opened. Absent: never."""
+        """opened_time is when it last opened in this process. Absent: never."""
 
     def __init__(
         self,
@@ -193,23 +201,31 @@ class QueueStatus(_message.Message):
 
     COUNTS_FIELD_NUMBER: _builtins.int
     OLDEST_PENDING_AGE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """truncated says that there are more than were counted: 10,000 that wait, 10,000 in flight, or 1,000 notifications
+    that add more.
+    """
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[_push_service_pb2.DeliveryCount]:
-        """counts are the deliveries of the last day in each state."""
+        """counts are the deliveries that are not done, in each state that has any: those that wait or are in flight, with
+        the estimates of what scheduled and large notifications still add. Those that are done are not counted.
+        """
 
     @_builtins.property
     def oldest_pending_age(self) -> _duration_pb2.Duration:
-        """oldest_pending_age is how long the longest overdue delivery has been waiting. Absent: none is overdue."""
+        """oldest_pending_age is for how long the longest overdue delivery has been due. Absent: none is overdue."""
 
     def __init__(
         self,
         *,
         counts: _abc.Iterable[_push_service_pb2.DeliveryCount] | None = ...,
         oldest_pending_age: _duration_pb2.Duration | None = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_pending_age", b"oldest_pending_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "oldest_pending_age", b"oldest_pending_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "oldest_pending_age", b"oldest_pending_age", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,7 +233,7 @@ Global___QueueStatus: _TypeAlias = QueueStatus  # noqa: Y015
 
 @_typing.final
 class StreamStatus(_message.Message):
-    """StreamStatus is the streams of the process."""
+    """StreamStatus is the streams of one process, of every method that has them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,7 +242,7 @@ class StreamStatus(_message.Message):
     open: _builtins.int
     """open is how many are open."""
     signals_per_second: _builtins.float
-    """signals_per_second is how many events went out, over the last minute."""
+    """signals_per_second is how many messages they sent, over rpc_window."""
     def __init__(
         self,
         *,
@@ -243,7 +259,10 @@ Global___StreamStatus: _TypeAlias = StreamStatus  # noqa: Y015
 
 @_typing.final
 class RpcStatus(_message.Message):
-    """RpcStatus is one method of the process, over the last minutes."""
+    """RpcStatus is one method of one process, of the calls that ended within rpc_window. The times are interpolated
+    within the buckets of a histogram, whose last bound is 10 s: what took longer is told as 10 s. A stream is a
+    call that ends when it ends.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -253,12 +272,20 @@ class RpcStatus(_message.Message):
     P50_FIELD_NUMBER: _builtins.int
     P95_FIELD_NUMBER: _builtins.int
     P99_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """method is its full name: syncbeat.v1.SyncService/GetHint."""
     rate: _builtins.float
-    """rate is how many calls a second came."""
+    """rate is how many calls ended a second."""
     error_rate: _builtins.float
-    """error_rate is how many of them failed by our fault, 0 to 1."""
+    """error_rate is the share that failed by our fault, 0 to 1: UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE,
+    DATA_LOSS.
+    """
+    calls: _builtins.int
+    """calls is how many ended."""
+    errors: _builtins.int
+    """errors is how many of them failed by our fault."""
     @_builtins.property
     def p50(self) -> _duration_pb2.Duration:
         """p50 is the time that half of the calls took at most."""
@@ -280,14 +307,212 @@ class RpcStatus(_message.Message):
         p50: _duration_pb2.Duration | None = ...,
         p95: _duration_pb2.Duration | None = ...,
         p99: _duration_pb2.Duration | None = ...,
+        calls: _builtins.int = ...,
+        errors: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_rate", b"error_rate", "method", b"method", "p50", b"p50", "p95", b"p95", "p99", b"p99", "rate", b"rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "error_rate", b"error_rate", "errors", b"errors", "method", b"method", "p50", b"p50", "p95", b"p95", "p99", b"p99", "rate", b"rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RpcStatus: _TypeAlias = RpcStatus  # noqa: Y015
+
+@_typing.final
+class CacheStatus(_message.Message):
+    """CacheStatus is one cache of one process, since that started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    HIT_RATE_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name says what it holds: tokens or views."""
+    entries: _builtins.int
+    """entries is how many are in it now."""
+    hits: _builtins.int
+    """hits is how many look-ups found theirs."""
+    misses: _builtins.int
+    """misses is how many did not."""
+    hit_rate: _builtins.float
+    """hit_rate is hits / (hits + misses), 0 to 1; 0 when there was none of either."""
+    evictions: _builtins.int
+    """evictions is how many entries were dropped to make room."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        hit_rate: _builtins.float = ...,
+        evictions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "evictions", b"evictions", "hit_rate", b"hit_rate", "hits", b"hits", "misses", b"misses", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheStatus: _TypeAlias = CacheStatus  # noqa: Y015
+
+@_typing.final
+class LimitStatus(_message.Message):
+    """LimitStatus is how one process holds calls against the rates of callers, since it started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARED_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    LOCAL_DECISIONS_FIELD_NUMBER: _builtins.int
+    shared: _builtins.bool
+    """shared says that the rates are shared over Redis; else the process goes by its share of twice the rate."""
+    buckets: _builtins.int
+    """buckets is how many rates it keeps in memory now."""
+    refused: _builtins.int
+    """refused is how many calls a rate refused."""
+    local_decisions: _builtins.int
+    """local_decisions is how many calls were decided without Redis."""
+    def __init__(
+        self,
+        *,
+        shared: _builtins.bool = ...,
+        buckets: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        local_decisions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "local_decisions", b"local_decisions", "refused", b"refused", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitStatus: _TypeAlias = LimitStatus  # noqa: Y015
+
+@_typing.final
+class BuildStatus(_message.Message):
+    """BuildStatus says what one process runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PYTHON_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """version is the version of the server."""
+    revision: _builtins.str
+    """revision is the revision of its source, as SYNCBEAT_REVISION says; empty if that is not set."""
+    python: _builtins.str
+    """python is the version of Python."""
+    grpc: _builtins.str
+    """grpc is the version of gRPC."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        python: _builtins.str = ...,
+        grpc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "python", b"python", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BuildStatus: _TypeAlias = BuildStatus  # noqa: Y015
+
+@_typing.final
+class ProcessStatus(_message.Message):
+    """ProcessStatus is one process of the deployment, as it wrote it down at most 30 seconds ago."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    RPC_WINDOW_FIELD_NUMBER: _builtins.int
+    RPCS_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    process: _builtins.str
+    """process names it: HOST:PID. Processes of several containers may share a name; start_time tells them apart."""
+    role: _builtins.str
+    """role is what it runs: all, rpc or worker."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """start_time is when it started."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """update_time is when it wrote this down, by its own clock."""
+
+    @_builtins.property
+    def build(self) -> Global___BuildStatus:
+        """build is what it runs."""
+
+    @_builtins.property
+    def rpc_window(self) -> _duration_pb2.Duration:
+        """rpc_window is the span that rpcs and streams.signals_per_second are about: 5 minutes, or less if it is younger."""
+
+    @_builtins.property
+    def rpcs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RpcStatus]:
+        """rpcs are its methods that were called in rpc_window, by name; the 48 most called."""
+
+    @_builtins.property
+    def pool(self) -> Global___PoolStatus:
+        """pool is its database pool."""
+
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
+        """breakers are its circuit breakers, by name; 20 at most, those that are not closed first."""
+
+    @_builtins.property
+    def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheStatus]:
+        """caches are its caches."""
+
+    @_builtins.property
+    def limits(self) -> Global___LimitStatus:
+        """limits are the rates of callers in it. Absent: it serves no RPCs."""
+
+    @_builtins.property
+    def streams(self) -> Global___StreamStatus:
+        """streams are its streams."""
+
+    def __init__(
+        self,
+        *,
+        process: _builtins.str = ...,
+        role: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        build: Global___BuildStatus | None = ...,
+        rpc_window: _duration_pb2.Duration | None = ...,
+        rpcs: _abc.Iterable[Global___RpcStatus] | None = ...,
+        pool: Global___PoolStatus | None = ...,
+        breakers: _abc.Iterable[Global___BreakerStatus] | None = ...,
+        caches: _abc.Iterable[Global___CacheStatus] | None = ...,
+        limits: Global___LimitStatus | None = ...,
+        streams: Global___StreamStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "limits", b"limits", "pool", b"pool", "rpc_window", b"rpc_window", "start_time", b"start_time", "streams", b"streams", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "build", b"build", "caches", b"caches", "limits", b"limits", "pool", b"pool", "process", b"process", "role", b"role", "rpc_window", b"rpc_window", "rpcs", b"rpcs", "start_time", b"start_time", "streams", b"streams", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProcessStatus: _TypeAlias = ProcessStatus  # noqa: Y015
 
 @_typing.final
 class SloStatus(_message.Message):
@@ -373,7 +598,7 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class GetStatusResponse(_message.Message):
-    """GetStatusResponse carries the figures."""
+    """GetStatusResponse carries the figures. Fields that processes has too are those of the process that answers, now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,21 +613,29 @@ class GetStatusResponse(_message.Message):
     MIGRATIONS_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    RPC_WINDOW_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    OMITTED_PROCESS_COUNT_FIELD_NUMBER: _builtins.int
     build_version: _builtins.str
-    """build_version is the version of the server."""
+    """build_version is the version of the server, as in build."""
     process: _builtins.str
-    """process names the process that answers."""
+    """process names the process that answers: HOST:PID."""
+    omitted_process_count: _builtins.int
+    """omitted_process_count is how many more there are."""
     @_builtins.property
     def pool(self) -> Global___PoolStatus:
-        """pool is the database pool of the process."""
+        """pool is the database pool of the process that answers."""
 
     @_builtins.property
     def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
-        """breakers are the circuit breakers of the process, by name."""
+        """breakers are its circuit breakers, by name; 20 at most, those that are not closed first."""
 
     @_builtins.property
     def token_cache(self) -> _auth_service_pb2.TokenCacheStats:
-        """token_cache is the cache of checked tokens of the process."""
+        """token_cache is its cache of checked tokens."""
 
     @_builtins.property
     def push_queue(self) -> Global___QueueStatus:
@@ -410,15 +643,15 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def streams(self) -> Global___StreamStatus:
-        """streams are the streams of the process."""
+        """streams are its streams."""
 
     @_builtins.property
     def rpcs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RpcStatus]:
-        """rpcs are the methods of the process that were called, by name."""
+        """rpcs are its methods that were called in rpc_window, by name; the 48 most called."""
 
     @_builtins.property
     def slos(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloStatus]:
-        """slos are the objectives and their error budgets."""
+        """slos is empty: objectives are not kept yet."""
 
     @_builtins.property
     def migrations(self) -> Global___MigrationStatus:
@@ -427,6 +660,29 @@ class GetStatusResponse(_message.Message):
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """start_time is when it started."""
+
+    @_builtins.property
+    def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheStatus]:
+        """caches are its caches."""
+
+    @_builtins.property
+    def limits(self) -> Global___LimitStatus:
+        """limits are the rates of callers in it."""
+
+    @_builtins.property
+    def build(self) -> Global___BuildStatus:
+        """build is what it runs."""
+
+    @_builtins.property
+    def rpc_window(self) -> _duration_pb2.Duration:
+        """rpc_window is the span that rpcs and streams.signals_per_second are about: 5 minutes, or less if it is younger."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessStatus]:
+        """processes are the processes of the deployment that wrote in the last 30 seconds, by name, with the one that
+        answers; at most 100. They write to Redis, and to PostgreSQL while Redis is away from them: a process that
+        reaches neither is not listed, nor one that reaches only what the one that answers does not.
+        """
 
     def __init__(
         self,
@@ -442,10 +698,16 @@ class GetStatusResponse(_message.Message):
         migrations: Global___MigrationStatus | None = ...,
         process: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
+        caches: _abc.Iterable[Global___CacheStatus] | None = ...,
+        limits: Global___LimitStatus | None = ...,
+        build: Global___BuildStatus | None = ...,
+        rpc_window: _duration_pb2.Duration | None = ...,
+        processes: _abc.Iterable[Global___ProcessStatus] | None = ...,
+        omitted_process_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["migrations", b"migrations", "pool", b"pool", "push_queue", b"push_queue", "start_time", b"start_time", "streams", b"streams", "token_cache", b"token_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "limits", b"limits", "migrations", b"migrations", "pool", b"pool", "push_queue", b"push_queue", "rpc_window", b"rpc_window", "start_time", b"start_time", "streams", b"streams", "token_cache", b"token_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "build_version", b"build_version", "migrations", b"migrations", "pool", b"pool", "process", b"process", "push_queue", b"push_queue", "rpcs", b"rpcs", "slos", b"slos", "start_time", b"start_time", "streams", b"streams", "token_cache", b"token_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "build", b"build", "build_version", b"build_version", "caches", b"caches", "limits", b"limits", "migrations", b"migrations", "omitted_process_count", b"omitted_process_count", "pool", b"pool", "process", b"process", "processes", b"processes", "push_queue", b"push_queue", "rpc_window", b"rpc_window", "rpcs", b"rpcs", "slos", b"slos", "start_time", b"start_time", "streams", b"streams", "token_cache", b"token_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

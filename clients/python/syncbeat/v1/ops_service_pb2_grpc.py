@@ -54,8 +54,9 @@ class OpsServiceServicer:
     """
 
     def GetStatus(self, request, context):
-        """GetStatus answers the figures of the process that is asked, and of the database and queue that all share.
-        It answers also when a dependency is down: then the figures from there are absent.
+        """GetStatus answers the figures of the process that is asked, of all processes of the deployment, and of the
+        database and queue that they share. It answers also when a dependency is down: then the figures from there
+        are absent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,7 +64,7 @@ class OpsServiceServicer:
 
     def GetSloReport(self, request, context):
         """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-        should go on.
+        should go on. It is not served yet, and answers UNIMPLEMENTED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

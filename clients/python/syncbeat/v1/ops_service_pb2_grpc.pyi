@@ -38,12 +38,13 @@ class OpsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OpsServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.GetStatusRequest, _ops_service_pb2.GetStatusResponse]
-    """GetStatus answers the figures of the process that is asked, and of the database and queue that all share.
-    It answers also when a dependency is down: then the figures from there are absent.
+    """GetStatus answers the figures of the process that is asked, of all processes of the deployment, and of the
+    database and queue that they share. It answers also when a dependency is down: then the figures from there
+    are absent.
     """
     GetSloReport: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.GetSloReportRequest, _ops_service_pb2.GetSloReportResponse]
     """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-    should go on.
+    should go on. It is not served yet, and answers UNIMPLEMENTED.
     """
 
 @_typing.type_check_only
@@ -54,12 +55,13 @@ class OpsServiceAsyncStub(OpsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.GetStatusRequest, _ops_service_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """GetStatus answers the figures of the process that is asked, and of the database and queue that all share.
-    It answers also when a dependency is down: then the figures from there are absent.
+    """GetStatus answers the figures of the process that is asked, of all processes of the deployment, and of the
+    database and queue that they share. It answers also when a dependency is down: then the figures from there
+    are absent.
     """
     GetSloReport: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.GetSloReportRequest, _ops_service_pb2.GetSloReportResponse]  # type: ignore[assignment]
     """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-    should go on.
+    should go on. It is not served yet, and answers UNIMPLEMENTED.
     """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -73,8 +75,9 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ops_service_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ops_service_pb2.GetStatusResponse, _abc.Awaitable[_ops_service_pb2.GetStatusResponse]]:
-        """GetStatus answers the figures of the process that is asked, and of the database and queue that all share.
-        It answers also when a dependency is down: then the figures from there are absent.
+        """GetStatus answers the figures of the process that is asked, of all processes of the deployment, and of the
+        database and queue that they share. It answers also when a dependency is down: then the figures from there
+        are absent.
         """
 
     @_abc_1.abstractmethod
@@ -84,7 +87,7 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ops_service_pb2.GetSloReportResponse, _abc.Awaitable[_ops_service_pb2.GetSloReportResponse]]:
         """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-        should go on.
+        should go on. It is not served yet, and answers UNIMPLEMENTED.
         """
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

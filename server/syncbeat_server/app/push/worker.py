@@ -20,6 +20,7 @@ from syncbeat_server.push.policy.retry import RetryRule
 from syncbeat_server.ratelimit.retention import OLD_ROWS as OLD_QUOTA_COUNTS
 from syncbeat_server.resilience.breaker import BreakerRule
 from syncbeat_server.resilience.breaker_registry import BreakerRegistry
+from syncbeat_server.status.retention import OLD_ROWS as OLD_PROCESS_ROWS
 from syncbeat_server.storage.postgres.pg_notify import listen
 from syncbeat_server.storage.redis.breaker_states import RedisBreakerStates
 from syncbeat_server.storage.redis.token_bucket import Rate, TokenBucket
@@ -44,6 +45,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
     channels, session_url = Channels(process, breakers), settings.database_session_url
     await channels.open()
     process.health.add(providers_check(channels.open_breakers))
+    process.status.own.add_breakers(breakers.all)
     await breakers.sync()  # what others have found out about providers is known before anything is claimed
     try:
         worker = DeliveryWorker(
@@ -87,7 +89,7 @@ def retention_of(process: Process) -> Retention:
     kinds = [
         *old_rows(settings.keep_deliveries_days),
         *old_events(settings.keep_events_days),
-        *(*OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS),
+        *(*OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS, *OLD_PROCESS_ROWS),
     ]
     return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from syncbeat_server.app.operations.status import limit_status
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.tiers import TierPolicies
 from syncbeat_server.ratelimit.quotas import QuotaCounters
@@ -35,6 +36,7 @@ async def running_call_limits(process: Process) -> AsyncIterator[LimitFeature]:
     policies, quotas = TierPolicies(process.apps), QuotaCounters(process.database, process.clock)
     shared = SharedLimits(process.bus, process.clock, process.rules.limits)
     process.metrics.limits.watch(shared)
+    process.status.own.limits = limit_status(shared, process.metrics)
     calls = CallLimits(shared, quotas, process.clock, process.metrics.limits.refused)
 
     def adopt() -> None:

@@ -58,6 +58,12 @@ class LimitMetrics:
         """Expose the figures of shared rates, read at each scrape."""
         self._registry.register(_LimitCollector(figures))
 
+    @property
+    def refusals(self) -> int:
+        """Return how many calls rates refused so far."""
+        samples = (sample for metric in self._refused.collect() for sample in metric.samples)
+        return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
+
     def refused(self, app_id: str, subject: str, method_class: str) -> None:
         """Count a call that a rate refused."""
         self._refused.labels(app_id, subject, method_class).inc()

@@ -292,6 +292,11 @@ class Settings(AppSettings, SessionSettings):
         default=20.0, ge=0.5, le=300.0, description="Seconds that calls and attempts under way have to end at a stop."
     )
     reflection: bool = Field(default=False, description="Serve gRPC reflection.")
+    revision: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._+-]{0,64}$",
+        description="The revision of the source that runs, such as a commit: GetStatus tells it.",
+    )
     log_format: LogFormat = Field(default=LogFormat.JSON, description="The form of log lines.")
     log_level: str = Field(
         default="INFO",

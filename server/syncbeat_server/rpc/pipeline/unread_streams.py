@@ -51,6 +51,10 @@ class ResponseStreams:
     """Sends the streams of one server and watches those that are blocked."""
 
     def __init__(self) -> None:
+        self.open = 0
+        """Streams that are open now."""
+        self.sent = 0
+        """Messages sent since the start."""
         self._writing: dict[StreamedCall, None] = {}
         self._sweeping = False
         self._checking: asyncio.Task[None] | None = None
@@ -68,6 +72,7 @@ class ResponseStreams:
             CancelledError: the client does not read, and the call has been reset.
         """
         now_s, write, writing = asyncio.get_running_loop().time, call.context.write, self._writing
+        self.open += 1
         try:
             async for message in messages:
                 call.write_started_s = now_s()
@@ -75,10 +80,12 @@ class ResponseStreams:
                 if not self._sweeping:
                     self._schedule_sweep()
                 await write(message)
+                self.sent += 1
                 del writing[call]
                 if call.fault is not None:
                     raise call.fault
         finally:
+            self.open -= 1
             writing.pop(call, None)
             await messages.aclose()
 

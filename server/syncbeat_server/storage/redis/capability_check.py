@@ -17,6 +17,7 @@ from syncbeat_server.storage.redis.bus import FAILURES, SHARED
 from syncbeat_server.storage.redis.failure_causes import ACL_RULE, VAGUE, Cause, NoPrimary, cause_of, command_of
 from syncbeat_server.storage.redis.outage_log import Refusal
 from syncbeat_server.storage.redis.presence_scripts import EXISTS, MARK, UNMARK
+from syncbeat_server.storage.redis.process_records import FORGET, READ, WRITE
 from syncbeat_server.storage.redis.shared_rates import CHARGE, COUNT, SETTLE
 from syncbeat_server.storage.redis.token_bucket import ACQUIRE
 
@@ -108,6 +109,13 @@ async def _limit(client: redis.asyncio.Redis, key: str) -> object:
     return await client.eval(SETTLE, 2, f"{key}:limit", f"{key}:another", "1 1 2 0 1 1 0", "1 1 2 0 1 1 0")
 
 
+async def _list_processes(client: redis.asyncio.Redis, key: str) -> object:
+    names, prefix = f"{key}:names", f"{key}:process:"
+    await client.eval(WRITE, 2, names, f"{prefix}check", "check", "{}", _KEPT_MS, prefix, 1)
+    await client.eval(READ, 1, names, prefix, 1)
+    return await client.eval(FORGET, 2, names, f"{prefix}check", "check")
+
+
 async def _forget(client: redis.asyncio.Redis, key: str) -> object:
     await client.scan(0, match=f"{key}*", count=1)
     return await client.unlink(key)
@@ -139,6 +147,7 @@ _STEPS: dict[str, _Step] = {
     "scripts that mark streams": _mark,
     "scripts that share rates": _acquire,
     "scripts that share limits": _limit,
+    "scripts that list processes": _list_processes,
     "SCAN and UNLINK, for new epochs": _forget,
     "PUBLISH": _publish,
 }

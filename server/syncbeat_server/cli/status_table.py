@@ -1,0 +1,193 @@
+"""Lays out the answer to GetStatus for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+_GAP = "  "
+_STATE = "DELIVERY_STATE_"
+_BREAKER = "BREAKER_STATE_"
+_SERVICE = "syncbeat.v1."
+
+Answer = Mapping[str, Any]
+"""GetStatusResponse, or a part of it, as JSON has it."""
+
+
+def status_table(answer: Answer) -> str:
+    """Return the status as sections of text; what a store did not answer is said to be unknown."""
+    build = answer.get("build", {})
+    head = (
+        f"{answer['process']} answers: syncbeat {_build(build)}, Python {build.get('python')}, gRPC {build.get('grpc')}"
+    )
+    sections = [
+        _clean(head),
+        _processes(answer),
+        _methods(answer),
+        _section("pool", [_pool(answer["pool"])]),
+        _breakers(answer.get("breakers", [])),
+        _caches(answer.get("caches", [])),
+        _section("limits", [_limits(answer.get("limits"))]),
+        _section("push queue", [_queue(answer.get("pushQueue"))]),
+        _section("streams", [_streams(answer.get("streams", {}))]),
+        _section("migrations", [_migrations(answer.get("migrations"))]),
+    ]
+    return "\n\n".join(sections)
+
+
+def _processes(answer: Answer) -> str:
+    processes: Sequence[Answer] = answer.get("processes", [])
+    own = next((one for one in processes if _is_own(one, answer)), None)
+    now = None if own is None else _moment(own["updateTime"])
+    rows: list[tuple[str, ...]] = [
+        ("PROCESS", "ROLE", "UP", "SEEN", "BUILD", "CALLS/S", "ERRORS", "POOL", "STREAMS", "BREAKERS OPEN")
+    ]
+    for one in processes:
+        told = _moment(one["updateTime"])
+        ago = "now" if one is own else f"{_span(max(0.0, (now - told).total_seconds()))} ago" if now else "?"
+        up_s = (told - _moment(one["startTime"])).total_seconds()
+        rows.append(
+            (_clean(one["process"]), _clean(one["role"]), _span(up_s), ago, _clean(_build(one["build"])), *_load(one))
+        )
+    more = int(answer.get("omittedProcessCount", 0))
+    return _section(f"processes ({len(processes) + more})", [*_columns(rows, right={2, 3, 5, 6, 8})], more)
+
+
+def _is_own(one: Answer, answer: Answer) -> bool:
+    return bool(one["process"] == answer["process"] and one["startTime"] == answer["startTime"])
+
+
+def _load(one: Answer) -> tuple[str, ...]:
+    rpcs, pool = one.get("rpcs", []), one["pool"]
+    calls, errors = (sum(int(rpc[name]) for rpc in rpcs) for name in ("calls", "errors"))
+    closed = [breaker["name"] for breaker in one.get("breakers", []) if breaker["state"] != f"{_BREAKER}CLOSED"]
+    return (
+        f"{sum(float(rpc['rate']) for rpc in rpcs):.1f}",
+        _share(errors, calls),
+        f"{pool['inUse']}/{pool['maxSize']}",
+        str(one.get("streams", {}).get("open", 0)),
+        _clean(", ".join(closed)) or "-",
+    )
+
+
+def _methods(answer: Answer) -> str:
+    rows: list[tuple[str, ...]] = [("METHOD", "CALLS", "CALLS/S", "ERRORS", "P50", "P95", "P99")]
+    rows += [
+        (
+            _clean(one["method"].removeprefix(_SERVICE)),
+            str(one["calls"]),
+            f"{float(one['rate']):.1f}",
+            _share(int(one["errors"]), int(one["calls"])),
+            *(_span(_seconds(one[name])) for name in ("p50", "p95", "p99")),
+        )
+        for one in answer.get("rpcs", [])
+    ]
+    title = f"methods of this process, last {_span(_seconds(answer.get('rpcWindow', '0s')))}"
+    return _section(title, _columns(rows, right=set(range(1, 7))) if len(rows) > 1 else ["none was called"])
+
+
+def _pool(pool: Answer) -> str:
+    server = pool.get("serverConnections", {})
+    states = ", ".join(f"{_clean(state)} {count}" for state, count in sorted(server.items())) or "unknown"
+    return (
+        f"{pool['size']} of {pool['maxSize']} connections, {pool['inUse']} in use, {pool['waiters']} wait, "
+        f"p95 of the wait {_span(_seconds(pool['acquireP95']))}; PostgreSQL has: {states}"
+    )
+
+
+def _breakers(breakers: Sequence[Answer]) -> str:
+    rows: list[tuple[str, ...]] = [("BREAKER", "STATE", "FAILURES", "LAST OPENED")]
+    rows += [
+        (_clean(one["name"]), one["state"].removeprefix(_BREAKER), str(one["failures"]), one.get("openedTime", "never"))
+        for one in breakers
+    ]
+    return _section("breakers", _columns(rows, right={2}))
+
+
+def _caches(caches: Sequence[Answer]) -> str:
+    rows: list[tuple[str, ...]] = [("CACHE", "ENTRIES", "HITS", "MISSES", "HIT RATE", "EVICTIONS")]
+    rows += [
+        (
+            _clean(one["name"]),
+            *(str(one[name]) for name in ("entries", "hits", "misses")),
+            f"{100 * float(one['hitRate']):.1f} %",
+            str(one["evictions"]),
+        )
+        for one in caches
+    ]
+    return _section("caches", _columns(rows, right={1, 2, 3, 4, 5}))
+
+
+def _limits(limits: Answer | None) -> str:
+    if limits is None:
+        return "unknown"
+    kind = "shared over Redis" if limits["shared"] else "not shared: each process goes by its own count"
+    counts = f"{limits['buckets']} buckets, {limits['refused']} calls refused, {limits['localDecisions']} decided here"
+    return f"{kind}; {counts}"
+
+
+def _queue(queue: Answer | None) -> str:
+    if queue is None:
+        return "unknown"
+    counts = ", ".join(f"{one['state'].removeprefix(_STATE)} {one['count']}" for one in queue.get("counts", []))
+    oldest = queue.get("oldestPendingAge")
+    late = "nothing is overdue" if oldest is None else f"the oldest is {_span(_seconds(oldest))} overdue"
+    return f"{counts or 'empty'}; {late}{'; there are more than were counted' if queue['truncated'] else ''}"
+
+
+def _streams(streams: Answer) -> str:
+    return f"{streams.get('open', 0)} open, {float(streams.get('signalsPerSecond', 0.0)):.1f} messages/s"
+
+
+def _migrations(migrations: Answer | None) -> str:
+    if migrations is None:
+        return "unknown"
+    return f"{migrations['applied']} applied, {migrations['known']} known"
+
+
+def _build(build: Answer) -> str:
+    revision = build.get("revision")
+    return f"{build.get('version')} ({revision})" if revision else f"{build.get('version')}"
+
+
+def _section(title: str, lines: Iterable[str], more: int = 0) -> str:
+    return "\n".join([title, *(f"{_GAP}{line}" for line in lines), *([f"{_GAP}and {more} more"] if more else [])])
+
+
+def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        _GAP.join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _seconds(span: str) -> float:
+    return float(span.removesuffix("s"))
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1.0:
+        return f"{1_000 * seconds:.1f} ms" if seconds else "0 s"
+    if seconds < 120.0:
+        return f"{seconds:.1f} s" if seconds < 10.0 else f"{seconds:.0f} s"
+    minutes = seconds / 60.0
+    return f"{minutes:.0f} min" if minutes < 120.0 else f"{minutes / 60.0:.0f} h"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _clean(text: str) -> str:
+    """Leave out what a terminal would act on: names come from hosts and settings."""
+    return "".join(one for one in text if unicodedata.category(one)[0] != "C")

@@ -1,0 +1,1 @@
+"""Status: what do the processes of this deployment do right now?"""

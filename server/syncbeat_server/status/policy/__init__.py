@@ -1,0 +1,1 @@
+"""Decides figures from counts, without I/O."""

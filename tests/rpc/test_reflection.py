@@ -18,7 +18,7 @@ pytestmark = pytest.mark.rpc
 
 V1 = "grpc.reflection.v1.ServerReflection"
 V1ALPHA = "grpc.reflection.v1alpha.ServerReflection"
-OFFERED = {f"syncbeat.v1.{name}Service" for name in ("Sync", "Push", "Directory", "Auth")}
+OFFERED = {f"syncbeat.v1.{name}Service" for name in ("Sync", "Push", "Directory", "Event", "Auth", "Ops")}
 SYMBOLS = [
     *(f"syncbeat.v1.{name}" for name in ("SyncService.GetHint", "GetHintRequest", "GetHintRequest.device_id")),
     *("syncbeat.v1.Priority", "syncbeat.v1.PRIORITY_FAST", "syncbeat.v1.WatchHintsResponse.event"),
@@ -27,7 +27,7 @@ SYMBOLS = [
 ]
 UNKNOWN: list[dict[str, str]] = [
     {"file_containing_symbol": "syncbeat.v1.SyncService.Nothing"},
-    {"file_containing_symbol": "syncbeat.v1.OpsService"},
+    {"file_containing_symbol": "syncbeat.v1.NothingService"},
     {"file_by_filename": "syncbeat/v1/access.proto"},
     {"all_extension_numbers_of_type": "syncbeat.v1.Nothing"},
     {},

@@ -20,6 +20,12 @@ from tests.support.fake_clock import wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
+# Tests that run in the background of a shell have SIGINT ignored, and what they start inherits that.
+INTERRUPTIBLE = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('syncbeat_server.cli', run_name='__main__', alter_sys=True)"
+)
+
 
 @pytest.fixture
 async def stage(stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[Stage]:
@@ -94,7 +100,7 @@ async def test_status_command_watches_until_interrupted(stage: Stage) -> None:
     file = stage.folder / "watch-token"
     file.write_text(stage.identity.service_token)
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "syncbeat_server.cli", "status", "--token-file", str(file)),
+        *(sys.executable, "-c", INTERRUPTIBLE, "status", "--token-file", str(file)),
         *("--target", server.address, "--json", "--watch", "0.5"),
         stdout=asyncio.subprocess.PIPE,
     )

@@ -23,7 +23,7 @@ for block in blocks_of(PAGE):
 # What the last block of a session prints, among other things.
 PRINTED = {
     "grpcurl": "TOKEN_INVALID",
-    "buf": "explanation",
+    "buf": "EVENT_STATE_DUPLICATE",
     "grpc-health-probe": "SERVING",
     "ghz": r"\[OK\]\s+200 responses",
 }

@@ -60,12 +60,10 @@ def worker(database: Database, ingest: EventIngest, clock: FakeClock) -> EventRe
         (
             Effects(
                 users=(UserEffect("ann", UserAction.ENSURE),),
-                members=(
-                    MemberEffect("a", (Member("a", "ann", MemberRole.READER),)),
-                    MemberEffect("nowhere", remove=("ann",)),
-                ),
+                members=(MemberEffect("a", (Member("a", "ann", MemberRole.READER),)),),
+                changes=(change(1, "k", expected_sequence=9),),
             ),
-            "NOT_FOUND",
+            "SEQUENCE_MISMATCH",
         ),
     ],
 )

@@ -100,7 +100,7 @@ async def test_events_are_read_and_listed_newest_first(server: Server) -> None:
         await server.backend(ingest(f"e{number}", number, number, payload_json='{"n": 1}'))
     await server.backend(ingest("late", 9, 1))
     await server.backend(ingest("other", None, source="identity"))
-    await server.backend(ingest("bad", effects={"members": [pb.MemberEffect(scope="no", remove_user_ids=["x"])]}))
+    await server.backend(ingest("bad", effects={"tiers": [pb.TierEffect(user_id="x", tier="unknown")]}))
 
     found = (await server.backend(pb.GetEventRequest(source="billing", event_id="e1"))).event
     assert (found.state, found.attempts, found.payload_json) == (pb.EVENT_STATE_ACCEPTED, 1, '{"n": 1}')

@@ -30,7 +30,7 @@ class ReceivedSpan:
 
     @property
     def ids(self) -> tuple[str, str]:
-        """Its trace and itself."""
+        """Return the ids of its trace and of itself."""
         return self.sent.trace_id.hex(), self.sent.span_id.hex()
 
     @property
@@ -49,7 +49,7 @@ class ReceivedSpan:
 
 @dataclass
 class Collector:
-    """What came so far."""
+    """Keeps the spans that came so far."""
 
     url: str = ""
     spans: list[ReceivedSpan] = field(default_factory=list)

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from syncbeat_server.errors import ConfigurationError, Reason
 from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
@@ -53,9 +53,10 @@ class OperatorViews:
     pool: Callable[[], Mapping[str, object]]
     jwks: Callable[[], bytes]
 
-    async def metrics(self, _request: web.Request) -> web.Response:
-        """Answer with all metrics, as Prometheus reads them."""
-        return web.Response(body=generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with all metrics, in OpenMetrics, which has exemplars, to who accepts it; else as Prometheus reads."""
+        encode, content_type = choose_encoder(",".join(request.headers.getall("accept", ())))
+        return web.Response(body=encode(self.registry), headers={"content-type": content_type})
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Answer that the process lives, whatever it lacks."""

@@ -19,6 +19,7 @@ from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.ops.metrics.rpc import MethodCalls
 from syncbeat_server.ops.tracing.spans import Tracer
 from syncbeat_server.ops.work_origin import work_origin
 from syncbeat_server.resilience.retry import Retry
@@ -59,8 +60,8 @@ Run = Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
 class CallObserver(Protocol):
     """Counts the calls that ended, and the tokens that were refused (`ops.metrics`)."""
 
-    def counter(self, service: str, method: str) -> Callable[[str, float], None]:
-        """Return what counts each ended call of a method: its status code, and the seconds it took."""
+    def calls(self, service: str, method: str, grpc_type: str) -> MethodCalls:
+        """Return what counts the calls of a method: those that began, and each that ended."""
 
     def token_refused(self, cause: TokenFault) -> None:
         """Count a refused token."""
@@ -138,8 +139,10 @@ class HandlerPipeline:
         return serve
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
-        record = self.observer.counter(method.containing_service.full_name, method.name)
-        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused)
+        grpc_type = "server_stream" if method.server_streaming else "unary"
+        calls = self.observer.calls(method.containing_service.full_name, method.name, grpc_type)
+        record = calls.count if self.tracer is None else calls.count_traced
+        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused, calls)
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, repeated: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within

@@ -160,15 +160,19 @@ _OF_SOURCE = "e.source = $3 AND (e.first_seen_at, e.event_id) < ($4, $5)"
 
 
 def _list_sql(place: str, order: str) -> str:
-    # State by state, each from its index; then as many as there is room for.
-    return f"""SELECT {_SHOWN}, octets <= {MAX_PAGE_OCTETS} AS fits FROM (
-            SELECT e.*, sum(octet_length(e.payload)) OVER (ORDER BY {order}) AS octets
+    # State by state, each from its index; then as many as there is room for, and one that shows that more follow.
+    return f"""SELECT {_SHOWN}, fits FROM (
+            SELECT e.*, octets <= {MAX_PAGE_OCTETS} OR place = 1 AS fits,
+                   place <= 2 OR lag(octets, 1, 0::bigint) OVER (ORDER BY place) <= {MAX_PAGE_OCTETS} AS follows
+            FROM (
+            SELECT e.*, sum(octet_length(e.payload)) OVER (ORDER BY {order}) AS octets,
+                   row_number() OVER (ORDER BY {order}) AS place
             FROM unnest($2::text[]) AS s (state)
             CROSS JOIN LATERAL (
                 SELECT * FROM events e WHERE e.app_id = $1 AND e.state = s.state AND {place}
                 ORDER BY {order} LIMIT $6) e
-            ORDER BY {order} LIMIT $6) e
-        ORDER BY {order}"""  # noqa: S608  # constants
+            ORDER BY {order} LIMIT $6) e) e
+        WHERE follows ORDER BY place"""  # noqa: S608  # constants
 
 
 _LIST_OF_APP = _list_sql(_OF_APP, "e.first_seen_at DESC, e.source DESC, e.event_id DESC")
@@ -192,7 +196,7 @@ async def list_events(
         after.event_id,
         limit + 1,
     )
-    page = [row for place, row in enumerate(rows[:limit]) if row["fits"] or place == 0]
+    page = [row for row in rows[:limit] if row["fits"]]
     return [_stored(row) for row in page], len(page) < len(rows)
 
 

@@ -98,7 +98,10 @@ def list_place(after: str) -> ListPlace:
         return LIST_START
     try:
         micros, source, event_id = orjson.loads(after)
-        return ListPlace(_EPOCH + timedelta(microseconds=micros), str(source), str(event_id))
+        place = ListPlace(_EPOCH + timedelta(microseconds=micros), source, event_id)
+        if not isinstance(source, str) or not isinstance(event_id, str) or "\0" in source + event_id:
+            raise ValueError("no names of an event")  # U+0000 is in none, and PostgreSQL takes it in no text
+        return place
     except (ValueError, TypeError, OverflowError):
         fault = FieldViolation("page_token", "not a token that this list answered", FieldReason.MALFORMED)
         raise InvalidRequest(fault) from None

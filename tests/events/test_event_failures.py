@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from syncbeat_server.directory.model import Member, MemberRole
-from syncbeat_server.errors import NotFound
+from syncbeat_server.errors import AccessDenied, NotFound
 from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.model import (
     Effects,
@@ -122,6 +123,26 @@ async def test_failed_event_is_retried_by_hand(ingest: EventIngest, database: Da
     assert await feed_value(database) == {"v": 1}
     with pytest.raises(NotFound):
         await ingest.retry(key_of("unknown"), "service:test")
+
+
+async def test_effects_on_record_want_their_methods_from_whoever_retries_them(
+    ingest: EventIngest, database: Database
+) -> None:
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    await add_members(database, "later", "ann")
+    narrow = frozenset({"SetUserTier"})
+    # As after a change of a source's mapping: other effects, and the same content.
+    same = replace(event("e1", effects=WAITS_FOR_SCOPE), effects=Effects(tiers=(TierEffect("ann", "pro"),)))
+
+    with pytest.raises(AccessDenied, match="PublishChanges, SendNotification"):
+        await ingest.ingest(replace(same, methods=narrow))
+    with pytest.raises(AccessDenied, match="PublishChanges, SendNotification"):
+        await ingest.retry(key_of("e1"), "service:test", narrow)
+
+    assert ((await stored(database, "e1")).attempts, await feed_value(database)) == (1, None)
+    wide = frozenset({"PublishChanges", "SendNotification"})
+    assert (await ingest.retry(key_of("e1"), "service:test", wide)).receipt.state is ACCEPTED
+    assert (await ingest.retry(key_of("e1"), "service:test", narrow)).receipt.state is ACCEPTED, "nothing is done"
 
 
 async def test_failed_event_becomes_stale_once_a_later_one_was_accepted(

@@ -20,6 +20,7 @@ from syncbeat_server.events.model import (
     OrderKey,
     Receipt,
 )
+from syncbeat_server.events.policy.effect_methods import check_allowed
 from syncbeat_server.events.policy.order import OrderHead, arrival_time, is_stale, order_head
 from syncbeat_server.events.policy.retries import failure_text, is_failure, retry_delay_s
 from syncbeat_server.events.store import event_batches, event_rows
@@ -68,6 +69,7 @@ class SingleIngest:
         """Record an event and carry out its effects, or retry those of one that FAILED.
 
         Raises:
+            AccessDenied: it FAILED before, and its sender may not do what the effects do that are on record.
             EventIdReused: the id came before with other content.
             RacedError: the transaction has to begin again.
         """
@@ -88,8 +90,14 @@ class SingleIngest:
         work = _Work(event.key, event.caller, place, event.order, head, event.effects, attempts=0)
         return await self._attempt(conn, work, Receipt(state, state, found.now))
 
-    async def retry(self, conn: Connection, key: EventKey) -> Attempt:
-        """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound, RacedError."""
+    async def retry(self, conn: Connection, key: EventKey, methods: frozenset[str] | None) -> Attempt:
+        """Carry out the effects of a FAILED event again, for a caller with these methods; answer another as it is.
+
+        Raises:
+            AccessDenied: the caller may not do what the effects do.
+            NotFound: there is no such event.
+            RacedError: the transaction has to begin again.
+        """
         order = await event_rows.find_order(conn, key)
         found = await event_batches.look_up(conn, [], [] if order is None else [order])
         row = await event_rows.lock_event(conn, key)
@@ -100,6 +108,7 @@ class SingleIngest:
             known = row.known
             receipt = Receipt(known.state, known.state, known.first_seen_at, known.failure)
             return Attempt(IngestResult(receipt, known.result), changed=given_up, given_up=given_up)
+        check_allowed(row.effects, methods)
         head = None if order is None else found.heads.get(order)
         return await self._attempt_again(conn, key, row, row.effects, head)
 
@@ -112,6 +121,9 @@ class SingleIngest:
         if row.effects is None or row.is_over:
             await event_rows.count_repetition(conn, event.key)
             return Attempt(duplicate(row.known), changed=False)
+        check_allowed(
+            row.effects, event.methods
+        )  # those of the first delivery, which a webhook's mapping may differ from
         return await self._attempt_again(conn, event.key, row, row.effects, head, repetitions=1)
 
     async def _attempt_again(

@@ -41,5 +41,5 @@ class EventServicer:
 
     async def RetryEvent(self, request: pb.RetryEventRequest, call: Call) -> Message:
         """Carry out the effects of a failed event again."""
-        answer = await self._events.retry(convert.event_key(request, call), call.caller)
+        answer = await self._events.retry(convert.event_key(request, call), call.caller, call.principal.methods)
         return pb.RetryEventResponse(receipt=convert.receipt(answer.receipt))

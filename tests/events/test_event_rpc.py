@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_server.events.retry_worker import RetryWorkerRule
+from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.file_damage import put
 from tests.support.process_rules import PATIENT
-from tests.support.rpc_server import Server, entry, running_server
+from tests.support.rpc_server import METHODS, Server, entry, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -221,3 +224,43 @@ async def test_two_sources_create_the_same_user_at_once(server: Server) -> None:
     answers = await asyncio.gather(*(server.backend(request) for request in requests))
 
     assert {one.receipt.state for one in answers} == {pb.EVENT_STATE_ACCEPTED}
+
+
+async def test_event_of_the_future_is_refused(server: Server) -> None:
+    request = ingest("e1")
+    request.occurred_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=330))
+    refusal = await server.backend.refusal(request)
+    assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("occurred_time",))
+    assert refusal.field_reasons == ("OUT_OF_RANGE",)
+    request.occurred_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=270))
+    await server.backend(request)
+
+
+SIGNED = """
+[apps.default.sources.stripe]
+scheme = "stripe"
+secrets = ["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
+effects."*" = "`{}`"
+samples = ['{"id": "evt_1", "type": "paid"}']
+"""
+
+
+async def test_source_of_signed_webhooks_is_refused_to_callers(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "apps.toml"
+    put(file, "[apps.default]\n")
+    often = replace(PATIENT, files_every_s=0.05)
+    async with running_server(database_urls, redis_url, Role.ALL, often, APPS_FILE=str(file)) as server:
+        await server.backend(ingest("e0", source="stripe"))
+        put(file, "[apps.default]\n" + SIGNED)
+
+        async def refused() -> bool:
+            request = ingest("e1", source="stripe").SerializeToString()
+            outcome = await server.backend.outcome(METHODS["IngestEventRequest"], request)
+            return outcome is not None and outcome.told == ("PERMISSION_DENIED", "ACCESS_DENIED")
+
+        await wait_until(refused)
+        await server.backend(ingest("e1", source="stripes"))
+        found = (await server.backend(pb.GetEventRequest(source="stripe", event_id="e0"))).event
+        assert found.event_id == "e0", "what is recorded can be read and retried"

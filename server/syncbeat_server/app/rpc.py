@@ -112,7 +112,7 @@ async def _serving(
         ),
         "PushService": PushServicer(push, watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
-        "EventService": EventServicer(events.service, templates),
+        "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
         "OpsService": OpsServicer(status),
     }

@@ -73,7 +73,8 @@ class EventServiceServicer:
         deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
         that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
         method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-        and nothing is recorded.
+        and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+        PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

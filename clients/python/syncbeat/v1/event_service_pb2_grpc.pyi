@@ -47,7 +47,8 @@ class EventServiceStub:
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
     method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-    and nothing is recorded.
+    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+    PERMISSION_DENIED.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -76,7 +77,8 @@ class EventServiceAsyncStub(EventServiceStub):
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
     method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-    and nothing is recorded.
+    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+    PERMISSION_DENIED.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -108,7 +110,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
         that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
         method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-        and nothing is recorded.
+        and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+        PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+MOST_AHEAD_S = 300.0
+"""Bounds, in seconds, how far ahead of the service's clock an event may have occurred: one of the year 3000 would make
+all later ones of its order stale."""
 _TICK = timedelta(microseconds=1)
 # More events without a time of their own than fit into one second of ticks do not come in one second.
 _LONGEST_RUN = timedelta(seconds=1)

@@ -11,13 +11,12 @@ from typing import Any
 import orjson
 
 from syncbeat_server.defaults import TimeFormat
+from syncbeat_server.events.policy.order import MOST_AHEAD_S
 from syncbeat_server.http.webhooks.expressions import Expression, ExpressionFault
 from syncbeat_server.http.webhooks.model import Delivery, MappedEvent, MappingFault
 
 ANY_TYPE = "*"
 """The key of the effects of every type that has none of its own."""
-MOST_AHEAD_S = 300.0
-"""The most, in seconds, that an event may be ahead of our clock: one of the year 3000 makes all later ones stale."""
 
 _MS_FROM = 1e11  # in seconds the year 5138, in milliseconds 1973: a time beyond it is in milliseconds
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")

@@ -20,6 +20,7 @@ from syncbeat_server.events.model import (
     Receipt,
     StoredEvent,
 )
+from syncbeat_server.events.policy.order import MOST_AHEAD_S
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.effects import effects
 from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, timestamp
@@ -55,6 +56,17 @@ def incoming_event(request: pb.IngestEventRequest, call: Call, templates: Mappin
         content_hash=content_hash(request),
         methods=call.principal.methods,
     )
+
+
+def check_occurred(event: IncomingEvent, now: datetime) -> None:
+    """Check that an event is not of the future, but for clocks that differ.
+
+    Raises:
+        InvalidRequest: it occurred more than `MOST_AHEAD_S` ahead of `now`.
+    """
+    if event.occurred_at is not None and event.occurred_at > now + timedelta(seconds=MOST_AHEAD_S):
+        fault = f"more than {MOST_AHEAD_S:g} s ahead of the service's clock"
+        raise InvalidRequest(FieldViolation("occurred_time", fault, FieldReason.OUT_OF_RANGE))
 
 
 def event_key(request: pb.GetEventRequest | pb.RetryEventRequest, call: Call) -> EventKey:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from syncbeat.v1 import event_service_pb2 as pb
+from syncbeat_server.defaults import MOST_AHEAD_S
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.model import (
     LIST_START,
@@ -20,7 +21,6 @@ from syncbeat_server.events.model import (
     Receipt,
     StoredEvent,
 )
-from syncbeat_server.events.policy.order import MOST_AHEAD_S
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.effects import effects
 from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, timestamp

@@ -92,6 +92,8 @@ def test_occurred_ahead_of_the_clock_or_too_old_is_a_fault() -> None:
     assert mapped(young, at=now - 3_600)
     with pytest.raises(MappingFault, match="ago"):
         mapped(young, at=now - 3_601)
+    with pytest.raises(MappingFault, match="the payload has none"):
+        mapped(young, at=None)
     assert mapped(young.without_max_age(), at=int((START - timedelta(days=900)).timestamp()))
 
 

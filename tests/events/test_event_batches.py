@@ -126,3 +126,12 @@ def test_metrics_bound_the_sources_that_senders_name() -> None:
     assert len(found) == 2 * 101
     assert found["syncbeat_events_total", "others"] == (50.0, "accepted")
     assert found["syncbeat_event_retries_total", "source 0"] == (1.0, "given_up")
+
+
+def test_given_up_events_count_from_zero() -> None:
+    metrics = Metrics()
+    given_up = {"app": "default", "source": "billing", "outcome": "given_up"}
+    metrics.events.retried("default", "billing", EventState.FAILED, given_up=False)
+    assert metrics.registry.get_sample_value("syncbeat_event_retries_total", given_up) == 0.0, (
+        "so that 1 is an increase"
+    )

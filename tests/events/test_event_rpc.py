@@ -217,6 +217,25 @@ async def test_failed_event_is_retried_by_the_service(database_urls: DatabaseUrl
         assert await value_of(server) == {"plan": '{"v": 1}'}
 
 
+async def test_failed_event_is_retried_by_a_process_without_rpcs(database_urls: DatabaseUrls, redis_url: str) -> None:
+    idle, often = (replace(PATIENT, event_retries=RetryWorkerRule(poll_s=poll_s)) for poll_s in (3_600.0, 0.05))
+    wanted = {"notification": core_pb2.Notification(title="t"), "scope": "later", "changes": [change(1)]}
+    async with (
+        running_server(database_urls, redis_url, Role.RPC, idle) as server,
+        running_server(database_urls, redis_url, Role.WORKER, often),
+    ):
+        failed = await server.backend(ingest("e1", effects=wanted))
+        assert failed.receipt.state == pb.EVENT_STATE_FAILED
+        await server.add("later", "alice")
+
+        async def accepted() -> bool:
+            found = await server.backend(pb.GetEventRequest(source="billing", event_id="e1"))
+            return bool(found.event.state == pb.EVENT_STATE_ACCEPTED)
+
+        await wait_until(accepted)
+        assert await value_of(server) == {"plan": '{"v": 1}'}
+
+
 async def test_two_sources_create_the_same_user_at_once(server: Server) -> None:
     effects = {"users": [pb.UserEffect(user_id="new", action=pb.USER_ACTION_ENSURE)]}
     requests = [ingest(f"e{number}", effects=effects, source=f"s{number % 2}", subject="") for number in range(10)]

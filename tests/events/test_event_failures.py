@@ -83,6 +83,43 @@ async def test_failed_effects_leave_nothing_but_the_record(
             assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table  # of the list above
 
 
+FULL = {
+    "2,000 scopes of a user": (
+        ["'team-' || n", "'ann'"],
+        2_000,
+        (
+            MemberEffect("team-1999", remove=("ann",)),
+            MemberEffect("a", (Member("a", "ann", MemberRole.READER),)),
+        ),
+    ),
+    "10,000 members of a scope": (
+        ["'team'", "'user-' || n"],
+        10_000,
+        (MemberEffect("team", (Member("team", "ann", MemberRole.READER),), ("user-7",)),),
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "rows", "swap"), FULL.values(), ids=FULL)
+async def test_members_are_swapped_at_their_limit(
+    ingest: EventIngest, database: Database, columns: list[str], rows: int, swap: tuple[MemberEffect, ...]
+) -> None:
+    scope, member = columns
+    made = f"FROM generate_series(1, {rows}) n"
+    async with database.transaction() as conn:
+        await conn.execute(
+            f"INSERT INTO scopes (app_id, scope, created_at) SELECT DISTINCT 'default', {scope}, now() {made}"
+        )
+        await conn.execute(
+            "INSERT INTO scope_members (app_id, scope, user_id, role, added_at)"
+            f" SELECT 'default', {scope}, {member}, 'READER', now() {made}"
+        )
+
+    answer = await ingest.ingest(event("e1", effects=Effects(members=swap)))
+
+    assert (answer.receipt.state, answer.receipt.failure) == (ACCEPTED, "")
+
+
 async def test_failing_event_does_not_hinder_others_of_its_batch(ingest: EventIngest, database: Database) -> None:
     bad = event("bad", change(1, "k", expected_sequence=9), subject="bob")
     worse = event("worse", change('"\\u0000"', "k"), subject="carol")

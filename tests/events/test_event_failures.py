@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from syncbeat_server.directory.model import Member, MemberRole
-from syncbeat_server.errors import AccessDenied, NotFound
+from syncbeat_server.errors import AccessDenied, DeadlineExceeded, NotFound
 from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.model import (
     Effects,
@@ -235,6 +235,23 @@ async def test_effects_never_outlive_the_deadline(ingest: EventIngest, database:
     assert await worker(database, ingest, clock).retry_due() == 0
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM changes") == 0
+
+
+async def test_retry_that_lasts_beyond_the_deadline_ends_with_it(
+    ingest: EventIngest, database: Database, clock: FakeClock
+) -> None:
+    await add_members(database, "team", "bob")
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    await add_members(database, "later", "ann")
+    await clock.advance(59.7)
+
+    async with database.transaction() as conn:
+        await conn.execute("SELECT FROM scopes WHERE scope = 'team' FOR UPDATE")
+        with pytest.raises(DeadlineExceeded):
+            await ingest.retry(key_of("e1"), "service:test")
+
+    assert (await stored(database, "e1")).state is FAILED
+    assert await feed_value(database) is None
 
 
 async def test_due_events_are_claimed_by_one_worker_until_its_lease_ends(

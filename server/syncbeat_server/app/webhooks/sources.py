@@ -44,6 +44,7 @@ class WebhookSources:
         self._keep_events_days = keep_events_days
         self.current: Mapping[tuple[str, str], Source] = {}
         self._make()
+        apps.require(lambda changed: make_sources(changed, CredentialsFile.read, keep_events_days))
         apps.on_change(self._make)
 
     def _make(self) -> None:

@@ -271,9 +271,10 @@ async def kill_workers(kills: Kills, server: Process) -> int:
             async with doomed(kills.stage, Death(RETRIES, nth), "worker") as victim:
                 while not victim.is_dead and not await accepted():
                     await victim.died(0.2)
+                died = victim.is_dead  # and was not ended with the block
         finally:
             os.kill(server.pid, signal.SIGCONT)
-        if not victim.is_dead:
+        if not died:
             break
         kills.kills += 1
         await kills.retry_at(name, "syncbeat_now()")  # as if the lease of its claim had ended

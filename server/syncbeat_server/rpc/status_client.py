@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 
 from syncbeat.v1 import ops_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, DependencyDown
+from syncbeat_server.rpc.deployment import Deployment, open_channel
 
 _METHOD = "/syncbeat.v1.OpsService/GetStatus"
 _REFUSALS = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
@@ -22,25 +22,14 @@ AskStatus = Callable[[str], Awaitable[dict[str, Any]]]
 """Returns the status as JSON has it, with the queue of an app."""
 
 
-@dataclass(frozen=True)
-class StatusTarget:
-    """A server: its address, the token to show, and the authorities (PEM) to trust; None: the system's."""
-
-    address: str
-    token: str = field(repr=False)
-    tls: bool
-    authorities: bytes | None = None
-    timeout_s: float = 10.0
-
-
 @asynccontextmanager
-async def asking_status(target: StatusTarget) -> AsyncIterator[AskStatus]:
+async def asking_status(target: Deployment) -> AsyncIterator[AskStatus]:
     """Yield what asks a server, over one connection for the block.
 
     What it asks raises DependencyDown if there is no answer, and AccessDenied if the token is refused.
     """
     options = (("grpc.max_receive_message_length", _MAX_BYTES),)
-    async with _channel(target, options) as channel:
+    async with open_channel(target, options) as channel:
         method: Any = channel.unary_unary(
             _METHOD,
             request_serializer=pb.GetStatusRequest.SerializeToString,
@@ -58,10 +47,3 @@ async def asking_status(target: StatusTarget) -> AsyncIterator[AskStatus]:
             return MessageToDict(answer, always_print_fields_with_no_presence=True)
 
         yield ask
-
-
-def _channel(target: StatusTarget, options: tuple[tuple[str, int], ...]) -> grpc.aio.Channel:
-    if not target.tls:
-        return grpc.aio.insecure_channel(target.address, options=options)
-    credentials = grpc.ssl_channel_credentials(target.authorities)
-    return grpc.aio.secure_channel(target.address, credentials, options=options)

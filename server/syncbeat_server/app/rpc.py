@@ -13,6 +13,7 @@ from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.events.ingest import wire_events
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.operations.health import STORED, issuers_check
+from syncbeat_server.app.operations.slo import count_calls
 from syncbeat_server.app.operations.status import process_name, status_service
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
@@ -94,7 +95,7 @@ async def _serving(
     pacer, admission = wire_load_pacing(process)
     notifier = ClusterNotifier(process, worker, caches)
     sync = wire_sync(process, caches, notifier, pacer)
-    events = wire_events(process, sync, notifier, limits.policies.of)
+    events = wire_events(process, sync.tuner, notifier, limits.policies.of)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
     user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
@@ -105,16 +106,17 @@ async def _serving(
     process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
     process.metrics.rpc.open_streams.set_function(lambda: len(hub))
     push = await _push_service(process, notifier)
-    status = status_service(process.status, database, push, lambda: process.apps.current)
+    status = status_service(process.status, process.slo, database, push, lambda: process.apps.current)
+    count_calls(process.slo)
     servicers = {
         "SyncService": SyncServicer(
             sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
         ),
         "PushService": PushServicer(push, watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
-        "EventService": EventServicer(events.service, templates),
+        "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
-        "OpsService": OpsServicer(status),
+        "OpsService": OpsServicer(status, process.slo.reporter),
     }
     server = RpcServer(
         pipeline,

@@ -28,12 +28,14 @@ _GAUGES: dict[str, _Combine] = {
     "syncbeat_events_oldest_failed_seconds": max,
     "syncbeat_pool_acquire_p95_seconds": max,
     "syncbeat_push_breaker_open": max,
+    "syncbeat_slo_burn_rate": max,
     "syncbeat_stretch": max,
     # 1 only while it is so in every process.
     "syncbeat_check_passed": min,
     "syncbeat_limits_shared": min,
     "syncbeat_ready": min,
     "syncbeat_redis_up": min,
+    "syncbeat_slo_error_budget_remaining_ratio": min,
     "syncbeat_sync_optimality_ratio": fmean,
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
+from syncbeat_server.ops.group_metrics.process_exchange import processes_metric
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.ops.metrics.process_exchange import processes_metric
 from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
 from syncbeat_server.storage.postgres.pool.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
 from tools.markdown import table

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from syncbeat_server.ops.metrics.process_exchange import ProcessExchange
+from syncbeat_server.ops.group_metrics.process_exchange import ProcessExchange
+from syncbeat_server.ops.group_metrics.snapshot import Collected, decode, encode, merge
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
-from syncbeat_server.ops.metrics.snapshot import Collected, decode, encode, merge
 from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active
 

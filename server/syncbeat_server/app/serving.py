@@ -19,8 +19,8 @@ from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.garbage_collector import spare_started_process
-from syncbeat_server.ops.metrics.process_exchange import ProcessExchange
-from syncbeat_server.ops.metrics.snapshot import Collected
+from syncbeat_server.ops.group_metrics.process_exchange import ProcessExchange
+from syncbeat_server.ops.group_metrics.snapshot import Collected
 from syncbeat_server.ops.settings.server import Role, Settings
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget, cancelled_on_stop
 from syncbeat_server.ops.work_origin import WorkRank, task_origin, work_origin

@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 
 from syncbeat_server.errors import ConfigurationError, Reason
 from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
-from syncbeat_server.ops.metrics.snapshot import Collected
+from syncbeat_server.ops.group_metrics.snapshot import Collected
 from syncbeat_server.runtime.health_monitor import HealthReport
 
 # As Supabase and Envoy cache keys: a new key must be published for as long before it signs.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from syncbeat_server.ops.metrics.snapshot import MOST_OCTETS, Collected, Merged, decode, encode, merge
+from syncbeat_server.ops.group_metrics.snapshot import MOST_OCTETS, Collected, Merged, decode, encode, merge
 
 _log = logging.getLogger(__name__)
 

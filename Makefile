@@ -23,9 +23,10 @@ help: ## list the verbs
 setup: ## make .venv with the pinned packages (PYTHON=... chooses the interpreter); every other verb does it too
 	@sh tools/setup.sh
 
-gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, and docs/reference/
+gen: setup ## generate clients/protos, the Python package and the server's descriptor set from protos/, docs/reference/, and Grafana's dashboards
 	@sh protos/gen.sh generate
 	@$(BIN)/python -m tools.gen_docs docs/reference
+	@$(BIN)/python -m tools.gen_dashboards deploy/grafana/dashboards
 
 fmt: setup ## format Python and protos
 	@$(BIN)/ruff check --quiet --fix-only .

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fails when what is generated and committed (the clients' protos, stubs and the server's descriptor set from the protos,
-# docs/reference/ from the code) is not what comes of generating it now: generates it anew beside it and compares.
+# docs/reference/ from the code, Grafana's dashboards from their table) is not what comes of generating it now: generates it anew beside it and compares.
 set -eu
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
@@ -15,5 +15,10 @@ done
 .venv/bin/python -m tools.gen_docs "$fresh/reference"
 if ! diff -r -q "$fresh/reference" docs/reference; then
   echo "check_drift: docs/reference is stale. Fix: make gen" >&2
+  exit 1
+fi
+.venv/bin/python -m tools.gen_dashboards "$fresh/dashboards"
+if ! diff -r -q "$fresh/dashboards" deploy/grafana/dashboards; then
+  echo "check_drift: deploy/grafana/dashboards is stale. Fix: make gen" >&2
   exit 1
 fi

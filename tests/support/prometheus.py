@@ -44,7 +44,7 @@ class Query:
 
 @cache
 def series_names() -> dict[str, MetricFamily]:
-    """Return the metrics by the names of their series: a histogram has three."""
+    """Return the metrics by the names of their series: a histogram has three, a counter may tell when it was made."""
     found = {}
     for row in _ROW.finditer((ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")):
         labels = frozenset(re.findall(r"\w+", row["labels"]))
@@ -52,6 +52,8 @@ def series_names() -> dict[str, MetricFamily]:
             for suffix in ("_bucket", "_sum", "_count"):
                 found[row["name"] + suffix] = MetricFamily("histogram", labels | {"le"})
         else:
+            if row["kind"] == "counter":
+                found[row["name"].removesuffix("_total") + "_created"] = MetricFamily("gauge", labels)
             found[row["name"]] = MetricFamily(row["kind"], labels)
     return found
 

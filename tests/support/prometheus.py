@@ -99,16 +99,21 @@ def metric_faults(promql: str) -> list[str]:
     return faults
 
 
-def prometheus_program(name: str) -> Path:
-    """Return `promtool` or `prometheus`, which is fetched once; skip the test where it cannot be had."""
+def reason_without_prometheus() -> str:
+    """Fetch Prometheus if that was not done yet; return why it cannot be had, empty when it is there."""
     subprocess.run(["sh", "tools/prometheus_tools.sh"], cwd=ROOT, check=True, capture_output=True)
-    if not (_TOOLS / "prometheus.made").is_file():
-        pytest.skip(f"not run: {(_TOOLS / 'prometheus.missing').read_text(encoding='utf-8').strip()}")
+    return "" if (_TOOLS / "prometheus.made").is_file() else (_TOOLS / "prometheus.missing").read_text().strip()
+
+
+def prometheus_program(name: str) -> Path:
+    """Return the path of `promtool` or `prometheus`."""
     return _TOOLS / "bin" / name
 
 
 def promtool(*arguments: str | Path) -> str:
-    """Return what promtool prints; fail the test with it if it finds a fault."""
+    """Return what promtool prints; fail the test with it if it finds a fault, skip it where promtool cannot be had."""
+    if reason := reason_without_prometheus():
+        pytest.skip(f"not run: {reason}")
     command = [str(prometheus_program("promtool")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,0 +1,38 @@
+"""Asks a deployment for its own verdict, where it serves one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from syncbeat import SyncbeatClient
+from syncbeat.v1 import ops_service_pb2 as ops
+from syncbeat_devtools.soak.verdict.objectives import Verdict
+from syncbeat_server.rpc.deployment import CallError, describe_failure
+
+_LEAST_WINDOW_S = 60.0  # of the contract
+
+
+@dataclass(frozen=True)
+class ServerVerdict:
+    """Holds what GetSloReport answered; `verdict` is None if it did not, and `why` says why."""
+
+    verdict: Verdict | None
+    why: str = ""
+    triggers: tuple[dict[str, Any], ...] = ()
+
+
+async def ask_server(client: SyncbeatClient, window_s: float) -> ServerVerdict:
+    """Return the server's verdict about the last `window_s` seconds, of a minute at least. Never fails."""
+    request = ops.GetSloReportRequest()
+    request.window.FromSeconds(round(max(_LEAST_WINDOW_S, window_s)))
+    try:
+        answer = await client.ops.GetSloReport(request)
+    except CallError as error:
+        return ServerVerdict(None, str(describe_failure(error)))
+    name = ops.SloVerdict.Name(answer.verdict).removeprefix("SLO_VERDICT_")
+    if name not in Verdict.__members__:
+        return ServerVerdict(None, f"the server answers {name}")
+    return ServerVerdict(Verdict[name], "", tuple(MessageToDict(one) for one in answer.triggers))

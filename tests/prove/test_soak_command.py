@@ -1,4 +1,4 @@
-"""Proves `syncbeat-server soak`: an hour without a finding, and an outage that turns its verdict and leaves it again."""
+"""Proves `syncbeat-server soak`: an hour without a finding, and an outage that turns its verdict and back again."""
 
 from __future__ import annotations
 

@@ -100,11 +100,18 @@ def grown(mib_per_hour: float, hours: float) -> Recorder:
 @pytest.mark.parametrize(("mib_per_hour", "warned"), [(0.5, {}), (2.0, {"rss_slope": "WARN"})])
 def test_soak_memory_that_grows_warns_whatever_its_peaks(mib_per_hour: float, warned: dict[str, str]) -> None:
     recorder = grown(mib_per_hour, 2.0)
+    recorder.success(Operation.POLL, 1.0, 0.01)
     assert misses(recorder, duration_s=2 * HOUR_S) == warned
 
 
 def test_soak_memory_of_a_short_run_is_not_judged() -> None:
-    assert misses(grown(100.0, 0.2), duration_s=0.2 * HOUR_S) == {}
+    recorder = grown(100.0, 0.2)
+    recorder.success(Operation.POLL, 1.0, 0.01)
+    assert misses(recorder, duration_s=0.2 * HOUR_S) == {}
+
+
+def test_soak_without_a_call_warns() -> None:
+    assert misses(Recorder()) == {"no_calls": "WARN"}
 
 
 def test_soak_slope_is_the_median_of_all_pairs() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syncbeat_devtools.soak.plan import DEFAULT_SHARES, PLANNED, Operation, fleet_size
+from syncbeat_devtools.soak.plan import DEFAULT_SHARES, Operation
 from syncbeat_devtools.soak.verdict.objectives import Objectives, objective_names
 from syncbeat_server.errors import ConfigurationError
 
@@ -95,13 +95,6 @@ def check_request(request: SoakRequest) -> None:
     """Raise ConfigurationError for what contradicts itself."""
     if request.devices > MOST_DEVICES:
         raise ConfigurationError(f"soak: {request.devices:,} devices: want at most {MOST_DEVICES:,}")
-    if not request.shares[Operation.POLL] and not any(request.shares[one] for one in PLANNED):
-        raise ConfigurationError("soak: --mix: nothing to do")
-
-
-def default_devices(rate: float, shares: Mapping[Operation, float]) -> int:
-    """Return the size of the fleet whose polls are their share of the rate."""
-    return fleet_size(rate, shares)
 
 
 def _number(name: str, text: str, least: float, most: float) -> float:

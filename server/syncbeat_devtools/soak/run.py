@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from syncbeat import SyncbeatClient
 from syncbeat_devtools.soak.load.calls import Calls
 from syncbeat_devtools.soak.load.driver import Driver, DriverRule
 from syncbeat_devtools.soak.load.fleet import Fleet
@@ -27,7 +28,7 @@ from syncbeat_devtools.soak.report.document import Circumstances, make_document
 from syncbeat_devtools.soak.report.page import render_page
 from syncbeat_devtools.soak.report.progress import progress_line, summary
 from syncbeat_devtools.soak.request import SoakRequest, check_request
-from syncbeat_devtools.soak.verdict.judge import judge_window, worst
+from syncbeat_devtools.soak.verdict.judge import judge_window, window_s, worst
 from syncbeat_devtools.soak.verdict.objectives import Verdict
 from syncbeat_server import __version__
 from syncbeat_server.clock import Clock, SystemClock
@@ -119,10 +120,7 @@ async def _soak(
         driver = Driver(plan, fleet, calls, recorder, clock, rule)
         write_state(request.out / STATE, life.run, life.elapsed_s, recorder)
         _say(f"soak: {len(fleet.users):,} devices, {plan.per_second:g} other calls a second; preparing")
-        try:
-            await fleet.prepare(backend)
-        except* CallError as errors:
-            raise DependencyDown(f"soak: the fleet could not be prepared: {_first(errors)}") from None
+        await _prepare(fleet, backend, stop)
         scraper = Scraper(request.metrics)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         watching = asyncio.ensure_future(_watch(request, life, driver, scraper, session, clock))
@@ -137,7 +135,7 @@ async def _soak(
             _say(f"soak: stopped after {elapsed_s:.0f} s; --resume goes on, and the users stay until its end")
             return 130
         await driver.checks.finish(_LAST_PUSHES_S)
-        server = await ask_server(backend, elapsed_s)
+        server = await ask_server(backend, window_s(request.duration_s))
         left = 0 if request.keep_users else await fleet.remove(backend)
         about = Circumstances(
             __version__,
@@ -154,6 +152,21 @@ async def _soak(
             recorder, request.objectives, about, server, earlier=earlier, heed_server=request.heed_server
         )
         return _finish(request, document)
+
+
+async def _prepare(fleet: Fleet, backend: SyncbeatClient, stop: asyncio.Event) -> None:
+    """Prepare the fleet, unless `stop` is set before it is done."""
+    preparing, stopping = asyncio.ensure_future(fleet.prepare(backend)), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((preparing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if preparing.done():
+            await preparing
+    except* CallError as errors:
+        raise DependencyDown(f"soak: the fleet could not be prepared: {_first(errors)}") from None
+    finally:
+        for task in (preparing, stopping):
+            task.cancel()
+        await asyncio.gather(preparing, stopping, return_exceptions=True)
 
 
 def _finish(request: SoakRequest, document: Mapping[str, Any]) -> int:

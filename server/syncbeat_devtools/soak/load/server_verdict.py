@@ -12,7 +12,7 @@ from syncbeat.v1 import ops_service_pb2 as ops
 from syncbeat_devtools.soak.verdict.objectives import Verdict
 from syncbeat_server.rpc.deployment import CallError, describe_failure
 
-_LEAST_WINDOW_S = 60.0  # of the contract
+_LEAST_WINDOW_S, _MOST_WINDOW_S = 60.0, 30 * 86_400.0  # of the contract
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ServerVerdict:
 
 
 async def ask_server(client: SyncbeatClient, window_s: float) -> ServerVerdict:
-    """Return the server's verdict about the last `window_s` seconds, of a minute at least. Never fails."""
+    """Return the server's verdict about the last `window_s` seconds, as far as the contract allows. Never fails."""
     request = ops.GetSloReportRequest()
-    request.window.FromSeconds(round(max(_LEAST_WINDOW_S, window_s)))
+    request.window.FromSeconds(round(min(_MOST_WINDOW_S, max(_LEAST_WINDOW_S, window_s))))
     try:
         answer = await client.ops.GetSloReport(request)
     except CallError as error:

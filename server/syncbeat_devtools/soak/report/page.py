@@ -70,7 +70,8 @@ def _triggers(document: Mapping[str, Any]) -> str:
         )
         for one in document["triggers"]
     ]
-    return _table("What the verdict comes from", ("verdict", "figure", "value", "WARN above", "ROLLBACK above"), rows)
+    heads = ("verdict", "figure", "value", "WARN above", "ROLLBACK above")
+    return _table("What the verdict comes from", heads, rows, style="text")
 
 
 def _operations(document: Mapping[str, Any]) -> str:
@@ -145,7 +146,12 @@ def _plots(document: Mapping[str, Any]) -> list[str]:
             unit="%",
             thresholds=[Threshold("spent", 0.0)],
         ),
-        draw("Memory of the server", [line("resident", "event", lambda one: one["rss_mib"])], unit="MiB"),
+        draw(
+            "Memory of the server",
+            [line("resident", "event", lambda one: one["rss_mib"])],
+            unit="MiB",
+            from_zero=False,
+        ),
         draw("CPU of the server", [line("cores", "refresh", lambda one: one["cpu_cores"])], unit="cores"),
     ]
 
@@ -156,11 +162,11 @@ def _spans(document: Mapping[str, Any]) -> list[tuple[float, float, str]]:
     return [(at_s, end_s, verdict) for (at_s, verdict), end_s in zip(changes, ends, strict=True)] if changes else []
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
     head = "".join(f"<th>{escape(one)}</th>" for one in heads)
     body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
     return (
-        f"<section><h2>{escape(title)}</h2><div class='wide'><table><thead><tr>{head}</tr></thead>"
+        f"<section><h2>{escape(title)}</h2><div class='wide'><table class='{style}'><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div></section>"
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 760, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 12, 10, 34
 _TICKS = 4
 
 
@@ -36,12 +36,13 @@ def draw(
     unit: str,
     thresholds: Sequence[Threshold] = (),
     logarithmic: bool = False,
+    from_zero: bool = True,
 ) -> str:
     """Return a plot with its title and legend, as a `figure`; a note in its place if there is nothing to draw."""
     lines = [line for line in lines if any(value is not None for _, value in line.points)]
     if not lines:
         return f"<figure><h3>{escape(title)}</h3><p class='none'>not measured</p></figure>"
-    axis = _Axis.of(lines, thresholds, logarithmic)
+    axis = _Axis.of(lines, thresholds, logarithmic=logarithmic, from_zero=from_zero)
     last_s = max(at_s for line in lines for at_s, _ in line.points) or 1.0
     parts = [*_grid(axis, unit, last_s)]
     for threshold in thresholds:
@@ -91,14 +92,15 @@ class _Axis:
     logarithmic: bool
 
     @classmethod
-    def of(cls, lines: Sequence[Line], thresholds: Sequence[Threshold], logarithmic: bool) -> _Axis:
+    def of(cls, lines: Sequence[Line], thresholds: Sequence[Threshold], *, logarithmic: bool, from_zero: bool) -> _Axis:
         values = [value for line in lines for _, value in line.points if value is not None]
         values += [one.value for one in thresholds]
         if logarithmic:
             values = [value for value in values if value > 0] or [1.0]
             return cls(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values) * 1.01)), True)
-        most, least = max(values), min(0.0, *values)
-        return cls(least, most + 0.08 * (most - least) if most > least else least + 1.0, False)
+        most, least = max(values), min([0.0, *values]) if from_zero else min(values)
+        margin = 0.08 * (most - least) or 1.0
+        return cls(least if from_zero else least - margin, most + margin, False)
 
     def y(self, value: float) -> float:
         if self.logarithmic:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 STYLE = """
-:root { --ink: #333333; --dim: #666666; --ground: #ffffff; --card: #f6f7f8; --grid: #d9dcdf; --ok: #117733;
+:root { color-scheme: light dark;
+  --ink: #333333; --dim: #666666; --ground: #ffffff; --card: #f6f7f8; --grid: #d9dcdf; --ok: #117733;
   --warn: #9a6700; --rollback: #b3261e; --poll: #117733; --list: #777777; --publish: #4477aa; --refresh: #bb8844;
   --event: #882255; --push: #cc6677; --stream: #332288; }
 @media (prefers-color-scheme: dark) {
@@ -26,7 +27,7 @@ dt { color: var(--dim); } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--grid); white-space: nowrap; }
 th { color: var(--dim); font-weight: 500; }
-th:first-child, td:first-child, td:nth-child(2):not(:last-child) { text-align: left; }
+th:first-child, td:first-child, .text th:nth-child(2), .text td:nth-child(2) { text-align: left; }
 figure { margin: 1rem 0 0; padding: .8rem; background: var(--card); border-radius: .5rem; }
 svg { display: block; width: 100%; height: auto; }
 .grid { stroke: var(--grid); stroke-width: 1; }

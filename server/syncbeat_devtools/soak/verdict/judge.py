@@ -41,14 +41,14 @@ def judge_run(series: Series, totals: Totals, objectives: Objectives, duration_s
     """Return the triggers of the whole run. They warn: what takes a roll-out back goes on in the last window."""
     tallies = totals.tallies
     calls = sum(one.calls for one in tallies.values())
-    found = []
-    if calls:
-        faults = sum(one.faults for one in tallies.values())
-        errors = sum(one.errors for one in tallies.values())
-        found += [
-            Trigger("unavailable_ratio", faults / calls, 1 - objectives.availability),
-            Trigger("error_ratio", errors / calls, objectives.errors),
-        ]
+    if not calls:
+        return [Trigger("no_calls", 1.0, 0.0, unit="")]
+    faults = sum(one.faults for one in tallies.values())
+    errors = sum(one.errors for one in tallies.values())
+    found = [
+        Trigger("unavailable_ratio", faults / calls, 1 - objectives.availability),
+        Trigger("error_ratio", errors / calls, objectives.errors),
+    ]
     p95s = {operation: p95 for operation, one in tallies.items() if (p95 := one.times.quantile(0.95)) is not None}
     if Operation.POLL in p95s:
         found.append(Trigger("hint_p95", p95s[Operation.POLL], objectives.hint_p95_s, unit="s"))

@@ -80,13 +80,8 @@ def _number(least: float, most: float) -> Callable[[str], float]:
 
 
 def _soak(parsed: argparse.Namespace) -> int:
-    from syncbeat_devtools.soak.request import (
-        SoakRequest,
-        default_devices,
-        read_duration,
-        read_objectives,
-        read_shares,
-    )
+    from syncbeat_devtools.soak.plan import fleet_size
+    from syncbeat_devtools.soak.request import SoakRequest, read_duration, read_objectives, read_shares
     from syncbeat_devtools.soak.run import soak
 
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
@@ -96,7 +91,7 @@ def _soak(parsed: argparse.Namespace) -> int:
         objectives = read_objectives(parsed.objective)
     except ValueError as error:
         raise ConfigurationError(f"soak: {error}") from None
-    devices = default_devices(parsed.rate, shares) if parsed.devices is None else int(parsed.devices)
+    devices = fleet_size(parsed.rate, shares) if parsed.devices is None else int(parsed.devices)
     request = SoakRequest(
         duration_s=duration_s,
         rate=parsed.rate,

@@ -33,7 +33,10 @@ pytestmark = pytest.mark.rpc
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "webhooks"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 UUID = "6f1c7b0e-0f5c-4f0a-9c55-0d7b8f0d4b11"
-USERS = "SELECT user_id || CASE WHEN deleted_at IS NOT NULL THEN ' deleted' WHEN disabled_at IS NOT NULL THEN ' disabled' ELSE '' END FROM users"  # noqa: E501
+USERS = (
+    "SELECT user_id || CASE WHEN deleted_at IS NOT NULL THEN ' deleted' WHEN disabled_at IS NOT NULL THEN ' disabled'"
+    " ELSE '' END FROM users"
+)
 TIERS = "SELECT user_id || ' ' || tier FROM user_tiers"
 # What each sample answers, and what stands in the database after it.
 EXPECTED: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {

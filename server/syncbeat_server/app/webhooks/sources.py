@@ -43,6 +43,7 @@ class WebhookSources:
         self._apps = apps
         self.current: Mapping[tuple[str, str], Source] = {}
         self._make()
+        apps.require(lambda changed: make_sources(changed, CredentialsFile.read))
         apps.on_change(self._make)
 
     def _make(self) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
-
 from syncbeat import SyncbeatClient
 from syncbeat.v1 import ops_service_pb2 as ops
 from syncbeat_devtools.soak.verdict.objectives import Verdict
@@ -32,7 +30,24 @@ async def ask_server(client: SyncbeatClient, window_s: float) -> ServerVerdict:
         answer = await client.ops.GetSloReport(request)
     except CallError as error:
         return ServerVerdict(None, str(describe_failure(error)))
-    name = ops.SloVerdict.Name(answer.verdict).removeprefix("SLO_VERDICT_")
+    name = _name(answer.verdict)
     if name not in Verdict.__members__:
         return ServerVerdict(None, f"the server answers {name}")
-    return ServerVerdict(Verdict[name], "", tuple(MessageToDict(one) for one in answer.triggers))
+    return ServerVerdict(Verdict[name], "", tuple(_as_json(one) for one in answer.triggers))
+
+
+def _as_json(trigger: ops.SloTrigger) -> dict[str, Any]:
+    return {
+        "name": trigger.name,
+        "verdict": _name(trigger.verdict),
+        "value": trigger.value,
+        "warn_threshold": trigger.warn_threshold,
+        "rollback_threshold": trigger.rollback_threshold,
+        "unit": trigger.unit,
+    }
+
+
+def _name(verdict: ops.SloVerdict.ValueType) -> str:
+    """Return the name of a verdict without its prefix; a newer server's that has none here by its number."""
+    known = ops.SloVerdict.DESCRIPTOR.values_by_number.get(verdict)
+    return str(verdict) if known is None else str(known.name).removeprefix("SLO_VERDICT_")

@@ -68,10 +68,14 @@ def _triggers(document: Mapping[str, Any]) -> str:
             f"<td>{figure(one['warn_threshold'], one['unit'])}</td>",
             f"<td>{'' if one['rollback_threshold'] is None else figure(one['rollback_threshold'], one['unit'])}</td>",
         )
-        for one in document["triggers"]
+        for one in (*document["triggers"], *_of_server(document))
     ]
     heads = ("verdict", "figure", "value", "WARN above", "ROLLBACK above")
     return _table("What the verdict comes from", heads, rows, style="text")
+
+
+def _of_server(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**one, "name": f"the server's {one['name']}"} for one in document["server"]["triggers"]]
 
 
 def _operations(document: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ async def test_hour_of_soak_is_ok(stage: Stage, free_port: int, tmp_path: Path, 
     duration, rate = os.environ.get("SOAK_DURATION", "1h"), os.environ.get("SOAK_RATE", "10")
     ports = f"127.0.0.1:{free_port}"
     stage.settings["SYNCBEAT_OPS_LISTEN"] = ports
-    # The cache of checked tokens fills for as long as tokens live: an hour by default, so that a run of an hour would see
+    # The cache of checked tokens fills for as long as tokens live: an hour by default, so that this run would see
     # it fill to its end. With five minutes it is full before the warm-up is over.
     stage.settings["SYNCBEAT_ACCESS_TOKEN_S"] = "300"
     await stage.start_server()

@@ -65,7 +65,7 @@ def test_soak_records_of_two_days_are_bounded_and_lose_no_count(tmp_path: Path) 
     series, totals = recorder.series, recorder.totals
     calls = -(-TWO_DAYS_S // STEP_S) * (len(Operation) + 1)
     assert len(series.points) <= MOST_POINTS
-    assert series.width_s == 512.0
+    assert series.width_s == 1_024.0
     assert sum(point.counts[0] for point in series.points) == calls
     assert sum(one.calls for one in totals.tallies.values()) == calls
     assert len(totals.causes) <= 201

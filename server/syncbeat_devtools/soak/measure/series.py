@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from syncbeat_devtools.soak.measure.histogram import COARSE, Histogram
 from syncbeat_devtools.soak.plan import Operation
 
-MOST_POINTS = 480
-"""The points of a series: 48 hours have points of 512 s, and all of them with their histograms take about 2 MiB."""
+MOST_POINTS = 240
+"""The points of a series: 48 hours have points of 1,024 s, and all of them with their histograms take about 1 MiB."""
 
 
 @dataclass

@@ -27,6 +27,9 @@ _SAMPLE = 8
 _STREAM_BELOW_S = 30.0
 _VALID_INTERVALS, _MIN_VALID_S = 10.0, 300.0
 _BY_SCOPE = attrgetter("scope")
+# Kept, since a look-up in an enum takes as long as a call, and each hint makes five (`hint_vs_echo`).
+_FOREGROUND, _FIXED = ActivityState.FOREGROUND, SchedulingPolicy.FIXED
+_TIER_TABLE, _SQRT_EWMA = SchedulingPolicy.TIER_TABLE, SchedulingPolicy.SQRT_EWMA
 
 Pace = Callable[[float, bool], float]
 """Moves an interval, of a device in the background or not, to a moment that few other devices share."""
@@ -75,7 +78,7 @@ def decide(
     """Return the hint for a device. `heads` are its scopes' in order of names, if they are known already."""
     decision = decide_interval(situation, tuning, now.timestamp())
     interval = decision.interval_s
-    looking = situation.activity.state is ActivityState.FOREGROUND
+    looking = situation.activity.state is _FOREGROUND
     if pace is not None:
         interval = min(LONGEST_POLL_S, decision.held_s, pace(interval, not looking))
     return Hint(
@@ -180,15 +183,15 @@ def _weighted(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]
 def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
-    if tuning.policy is SchedulingPolicy.FIXED:
+    if tuning.policy is _FIXED:
         return max(tuning.bounds.floor_s, FIXED_S)
-    if tuning.policy is SchedulingPolicy.TIER_TABLE:
+    if tuning.policy is _TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
         return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
     bounds = Bounds(floor_s, min(LONGEST_POLL_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
-    if tuning.policy is SchedulingPolicy.SQRT_EWMA:
+    if tuning.policy is _SQRT_EWMA:
         usual = _usual_rate(tuning)
         rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
         return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)

@@ -70,6 +70,11 @@ BANNED_WORDS = {
 }
 NAMED_SUFFIXES = {".py", ".sql", ".sh", ".proto", ".toml", ".yaml", ".yml", ".ts"}
 
+# What a reader of a silenced check needs is the reason, beside it.
+UNEXPLAINED = re.compile(
+    r"#\s*(?:noqa(?:: ?[A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)*)?|type: ?ignore(?:\[[^\]]*\])?|nosec(?: B[0-9]+)?)\s*$"
+)
+
 # Put together here, so that this file does not hold what it looks for.
 REGISTRY_HOSTS = re.compile(
     "|".join(
@@ -169,6 +174,7 @@ def check_file(path: Path) -> Iterator[Finding]:
         return
     yield from check_text(path, text)
     if path.suffix == ".py":
+        yield from check_suppressions(path, text)
         yield from check_python(path, text)
     elif path.suffix == ".proto" and not is_below(path, VENDORED_PROTOS):
         yield from check_proto_comments(path, text)
@@ -194,6 +200,13 @@ def check_text(path: Path, text: str) -> Iterator[Finding]:
             yield Finding(path, number, "holds a path of somebody's machine")
         if path.suffix in CODE_SUFFIXES and LEFT_UNDONE.search(line):
             yield Finding(path, number, "is left undone: do it, or open an issue")
+
+
+def check_suppressions(path: Path, text: str) -> Iterator[Finding]:
+    """Refuse a silenced check whose line does not say for which reason."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if UNEXPLAINED.search(line):
+            yield Finding(path, number, "silences a check without a reason on its line")
 
 
 def check_python(path: Path, text: str) -> Iterator[Finding]:

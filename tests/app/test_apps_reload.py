@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from syncbeat_server.app.app_configuration import AppConfiguration
+from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.load import load_settings
 from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.file_damage import NOT_APPS, put, remove
@@ -188,6 +190,24 @@ async def test_reload_is_undone_for_all_when_a_watcher_raises(file: Path, caplog
         await run.look()
         assert (run.title, sorted(run.apps.current)) == ("two", ["default", "shop"])
         assert [one[-1] for one in heard] == ["two", "two"]
+
+
+async def test_apps_that_a_check_refuses_reach_no_watcher(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[list[str]] = []
+
+    def without_shop(apps: Mapping[str, AppSettings]) -> None:
+        if "shop" in apps:
+            raise ConfigurationError("no shop here")
+
+    async with running(file) as run:
+        run.apps.require(without_shop)
+        run.apps.on_change(lambda: heard.append(sorted(run.apps.current)))
+        put(file, GOOD + SHOP)
+        await run.look(5)
+        assert (heard, errors(caplog)) == ([], ["no shop here"])
+        put(file, OTHER)
+        await run.look(2)
+        assert (heard, run.title) == ([["default"]], "two")
 
 
 async def test_credentials_change_is_announced_and_missing_ones_hold_nothing_up(file: Path, tmp_path: Path) -> None:

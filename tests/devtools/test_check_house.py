@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tools.check_house import FOLDER_MODULES, check_docstrings, check_folders, check_proto_comments, check_python
+from tools.check_house import (
+    FOLDER_MODULES,
+    check_docstrings,
+    check_folders,
+    check_proto_comments,
+    check_python,
+    check_suppressions,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -69,3 +76,21 @@ def test_setattr_of_a_private_name_is_refused(line: str, *, refused: bool) -> No
         found = [finding.text for finding in check_python(Path(folder) / "module.py", f"{line}\n")]
         assert [text.startswith("replaces the private _") for text in found] == ([True] if refused else [])
     assert list(check_python(Path("server/module.py"), f"{line}\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("comment", "refused"),
+    [
+        ("noqa", True),
+        ("noqa: E501", True),
+        ("noqa: E501, S311", True),
+        ("type: ignore", True),
+        ("type: ignore[arg-type]", True),
+        ("type: ignore[arg-type]  # noqa: E501", True),
+        ("noqa: S311  # no secret", False),
+        ("type: ignore[arg-type]  # the test hands in what no caller may", False),
+    ],
+)
+def test_silenced_check_without_a_reason_is_refused(comment: str, refused: bool) -> None:
+    line = f"call()  {'#'} {comment}\n"
+    assert [one.line for one in check_suppressions(Path("a.py"), line)] == ([1] if refused else [])

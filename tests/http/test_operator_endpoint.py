@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -16,10 +16,9 @@ from syncbeat_server.http.operator_endpoint import OperatorViews, serve_http
 from syncbeat_server.runtime.health_monitor import HealthReport, Readiness
 from tests.support.fake_clock import ahead, wait_until
 from tests.support.ports import free_port
+from tests.support.raw_http import connected, is_over
 
 pytestmark = pytest.mark.http
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @pytest.fixture
@@ -34,24 +33,6 @@ async def port() -> AsyncIterator[int]:
     free = free_port()
     async with serve_http(f"127.0.0.1:{free}", OperatorViews(registry, health, dict, lambda: b"{}"), share_port=False):
         yield free
-
-
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Streams]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def is_over(streams: Streams) -> bytes:
-    """Read until the connection ends."""
-    with suppress(ConnectionError):
-        return await asyncio.wait_for(streams[0].read(), 20)
-    return b""
 
 
 STALLS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
@@ -28,6 +28,7 @@ from syncbeat_server.http.webhooks.door import IngestRule
 from syncbeat_server.http.webhooks.endpoint import MOST_BODY, DoorRule, serve_webhooks
 from syncbeat_server.http.webhooks.model import SignatureFault, WebhookOutcome
 from tests.support.fake_clock import START, ahead, wait_until
+from tests.support.raw_http import connected, is_over
 from tests.support.webhooks import Desk, body_of, made_secret, sign, source_of
 
 pytestmark = pytest.mark.http
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.http
 STRIPE = SignatureScheme.STRIPE
 BODY = body_of(id="evt_1", type="user.created", subject="ann", at=int(START.timestamp()))
 RULE = DoorRule(connections=8, bodies=4, headers=24)
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Answer(NamedTuple):
@@ -74,24 +74,6 @@ async def post(
     async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=headers) as answer:
         told = {name.lower(): value for name, value in answer.headers.items() if name.lower() != "date"}
         return Answer(answer.status, told, await answer.text())
-
-
-@asynccontextmanager
-async def connected(port: int) -> AsyncIterator[Streams]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-async def is_over(streams: Streams) -> bytes:
-    """Read until the connection ends."""
-    with suppress(ConnectionError):
-        return await asyncio.wait_for(streams[0].read(), 20)
-    return b""
 
 
 @pytest.mark.parametrize("scheme", SignatureScheme)
@@ -138,6 +120,7 @@ ERRORS: dict[str, tuple[SyncbeatError, dict[SignatureScheme, int], str | None]] 
     "rate": (RateLimited("10 a second", retry_after_s=9_999), dict.fromkeys(SignatureScheme, 429), "3600"),
     "mapping": (InvalidRequest(VIOLATION), dict.fromkeys(SignatureScheme, 422), None),
     "allow-list": (AccessDenied("wants SetUserTier"), dict.fromkeys(SignatureScheme, 422), None),
+    "unforeseen": (SyncbeatError("not listed"), dict.fromkeys(SignatureScheme, 503), "60"),
     "reused id": (
         EventIdReused("came before with other content"),
         {

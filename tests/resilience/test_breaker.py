@@ -137,3 +137,14 @@ def test_breaker_memory_is_bounded(breaker: Breaker) -> None:
     kept = vars(breaker)["_failed"]
     assert breaker.state is BreakerState.CLOSED
     assert len(kept) <= 10_001
+
+
+def test_breaker_tells_its_failures_while_a_call_is_on_its_way(breaker: Breaker) -> None:
+    for _ in range(3):
+        enter(breaker).fail()
+    on_its_way = enter(breaker)
+    assert breaker.failures == 3
+    on_its_way.succeed()
+    assert breaker.failures == 0
+    enter(breaker).fail()
+    assert breaker.failures == 1

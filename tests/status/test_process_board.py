@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -134,3 +135,33 @@ async def test_records_without_redis_are_told_as_such(closed_port: int) -> None:
     async with no_redis(closed_port) as bus:
         with pytest.raises(DependencyDown):
             await read_records(bus, 1)
+
+
+async def test_board_goes_on_after_a_fault_of_a_part(database: Database, bus: RedisBus) -> None:
+    clock = FakeClock()
+    own = OwnStatus(
+        Identity("one", "rpc", BuildStatus("1", "", "3", "1")),
+        clock,
+        CallSource((0.1,), dict),
+        lambda: PoolStatus(1, 1, 0, 0, 0.0),
+        WindowRule(),
+    )
+    is_broken = True
+
+    def streams() -> tuple[int, int]:
+        if is_broken:
+            raise ValueError("a part that cannot be read")
+        return 0, 0
+
+    board = ProcessBoard(own, database, bus, clock, DEFAULT)
+    own.streams = streams
+    running = asyncio.ensure_future(board.run())
+    try:
+        await wait_until(lambda: clock.sleepers == 1)
+        is_broken = False
+        await clock.advance(DEFAULT.every_s)
+        await wait_until(lambda: clock.sleepers == 1)
+        assert (await read_records(bus, 10))[0] == 1
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

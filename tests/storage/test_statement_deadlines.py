@@ -100,3 +100,28 @@ async def test_cancelled_call_leaves_no_statement_and_no_write(
         await calling
     await wait_until(is_over, timeout_s=10.0)
     assert await value_of(database, "SELECT count(*) FROM notes") == 0
+
+
+async def test_calls_with_short_deadlines_cost_a_healthy_server_no_connection(database: Database) -> None:
+    async def backend() -> int:
+        async with database.connection() as conn:
+            found: int = await conn.fetchval("SELECT pg_backend_pid()")
+            return found
+
+    async def call() -> None:
+        set_deadline(0.05)
+        async with database.transaction() as conn:
+            await conn.execute("SELECT pg_sleep(30)")
+
+    before = await backend()
+    for _ in range(20):
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.ensure_future(call())
+    assert await backend() == before
+
+
+@pytest.mark.parametrize("statement_s", [0.02, 0.05, 1.0, 1.7, 8.0])
+def test_answer_is_awaited_beyond_the_servers_own_limit(statement_s: float) -> None:
+    answer_s = DatabaseTimings().begin(statement_s).answer_s
+    assert answer_s >= statement_s + 0.2
+    assert answer_s <= max(statement_s / 0.85, 0.25 + statement_s), "and not until the deadline of a long call"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class AppConfiguration:
         self._clock = clock
         self._look_every_s = look_every_s
         self._watchers: list[Callable[[], None]] = []
+        self._checks: list[Callable[[Mapping[str, AppSettings]], object]] = []
         self._trouble = FaultLog(
             _log, "the apps file cannot be used now; what was read before stays", "the apps file can be used again"
         )
@@ -77,6 +78,15 @@ class AppConfiguration:
     def templates(self, app_id: str) -> Mapping[str, Template]:
         """Return the templates of an app."""
         return self._templates.get(app_id, {})
+
+    def signed_sources(self, app_id: str) -> Container[str]:
+        """Return the names of an app's sources of webhooks, whether this process serves their door or not."""
+        app = self.current.get(app_id)
+        return () if app is None else app.sources.keys()
+
+    def require(self, check: Callable[[Mapping[str, AppSettings]], object]) -> None:
+        """Adopt only apps for which `check` does not raise: it is asked before any watcher hears of a changed file."""
+        self._checks.append(check)
 
     def on_change(self, watcher: Callable[[], None]) -> None:
         """Call `watcher` after each change. If it raises, the change is undone for all, and tried again later."""
@@ -118,6 +128,8 @@ class AppConfiguration:
         # A file that is still being written may end between two tables, and parse: it must stay the same once more.
         if snapshot.document == before.document:
             if apps != self.current:
+                for check in self._checks:
+                    check(apps)
                 self._adopt(apps, templates)
                 _log.info("apps read anew", extra={"apps": sorted(apps)})
             self._in_use = snapshot.document

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from syncbeat_server.clock import Clock
 from syncbeat_server.defaults import PROCESSES_EXPECTED
 from syncbeat_server.storage.redis.bus import RedisBus
@@ -24,6 +26,7 @@ class ProcessCount:
         self._next_at = clock.monotonic()
         self._pause_s = min(every_s, _FIRST_S)
         self._counts: dict[int, float] = {}
+        self._ended = asyncio.Event()
 
     @property
     def count(self) -> int:
@@ -37,9 +40,11 @@ class ProcessCount:
             DependencyDown: Redis does not answer; the last count stays.
         """
         now = self._clock.monotonic()
-        if not returned and now < self._next_at:
+        if self._ended.is_set() or (not returned and now < self._next_at):
             return
         count = max(1, await count_processes(self._bus, self._process, _MARKS_LAST * self._every_s))
+        if self._ended.is_set():  # meanwhile: the mark that this has set would last
+            await uncount_process(self._bus, self._process)
         # Sooner at first, when others are starting too.
         self._next_at = now + self._pause_s
         self._pause_s = min(self._every_s, 2.0 * self._pause_s)
@@ -52,5 +57,6 @@ class ProcessCount:
         Raises:
             DependencyDown: Redis does not answer.
         """
+        self._ended.set()
         if self._counts:
             await uncount_process(self._bus, self._process)

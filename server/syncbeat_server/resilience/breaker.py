@@ -106,8 +106,14 @@ class Breaker:
 
     @property
     def failures(self) -> int:
-        """Return how many calls failed in a row; while it is not closed, those that opened it."""
-        return self._failed_beside(self._number + 1, -1) if self._opened_at is None else self._opening_failures
+        """Return how many calls failed in a row; while it is not closed, those that opened it.
+
+        Calls that are on their way have not interrupted the row yet.
+        """
+        if self._opened_at is not None:
+            return self._opening_failures
+        newest = max(self._failed, default=0)
+        return self._failed_beside(newest + 1, -1) if newest > self._answered else 0
 
     @property
     def free_permits(self) -> int | None:

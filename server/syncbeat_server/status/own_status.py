@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.ops.metrics.cache import CacheFigures
 from syncbeat_server.status.call_window import CallWindow, WindowRule
 from syncbeat_server.status.model import (
-    MOST_BREAKERS,
     MOST_CACHES,
     MOST_METHODS,
     BreakerState,
@@ -52,30 +52,6 @@ class Breaker(Protocol):
     @property
     def last_opened_at(self) -> float | None:
         """Return the moment of the monotonic clock at which it last opened; None: never."""
-        ...
-
-
-class CacheFigures(Protocol):
-    """Figures of a cache since the process started."""
-
-    @property
-    def size(self) -> int:
-        """Return the number of entries now."""
-        ...
-
-    @property
-    def hits(self) -> int:
-        """Return the look-ups that found theirs."""
-        ...
-
-    @property
-    def misses(self) -> int:
-        """Return the look-ups that did not."""
-        ...
-
-    @property
-    def evictions(self) -> int:
-        """Return the entries dropped to make room."""
         ...
 
 
@@ -163,10 +139,8 @@ class OwnStatus:
             opened_at = None if at_s is None else now - timedelta(seconds=monotonic - at_s)
             return BreakerStatus(one.name[:_LONGEST_NAME], BreakerState(one.state), one.failures, opened_at)
 
-        found = [status(one) for breakers in self._breakers for one in breakers()]
-        # Those that are not closed first, where there are too many: an app each, and a host of webhooks.
-        found.sort(key=lambda one: (one.state is BreakerState.CLOSED, one.name))
-        return tuple(sorted(found[:MOST_BREAKERS], key=lambda one: one.name))
+        found = (status(one) for breakers in self._breakers for one in breakers())
+        return tuple(sorted(found, key=lambda one: one.name))
 
 
 def _cache(name: str, figures: CacheFigures) -> CacheStatus:

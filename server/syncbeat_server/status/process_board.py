@@ -60,8 +60,8 @@ class ProcessBoard:
             try:
                 await self.write()
                 self._trouble.resolve()
-            except SyncbeatError as error:  # neither store: the others list it no more, and it serves on
-                self._trouble.report(error.message)
+            except Exception as error:  # noqa: BLE001  # the others list it no more, and it serves on
+                self._trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
             await self._clock.sleep(self._rule.every_s)
 
     async def write(self) -> None:

@@ -26,6 +26,7 @@ from syncbeat_server.status.model import (
     ProcessStatus,
     StreamStatus,
 )
+from syncbeat_server.status.policy.shown_breakers import shown_breakers
 
 MAX_OCTETS = 16_384
 """Of one record: a hundred of them are read at once. The largest that the contract allows has some 13,000."""
@@ -35,6 +36,7 @@ _MOST, _MOST_SMALL = 2**53, 2**31 - 1  # what the fields of the contract hold
 
 def encode(status: ProcessStatus) -> str:
     """Return the record of a status; one that is too long loses breakers that are closed, then its rarest methods."""
+    status = replace(status, breakers=shown_breakers(status.breakers))
     text = _text(status)
     if len(text) > MAX_OCTETS:
         open_ones = tuple(one for one in status.breakers if one.state is not BreakerState.CLOSED)

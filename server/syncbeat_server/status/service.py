@@ -16,6 +16,7 @@ from syncbeat_server.status.model import (
     QueueStatus,
 )
 from syncbeat_server.status.own_status import OwnStatus
+from syncbeat_server.status.policy.shown_breakers import shown_breakers
 from syncbeat_server.status.process_board import ProcessBoard
 from syncbeat_server.status.store import server_connections
 from syncbeat_server.storage.postgres.database import Database
@@ -68,7 +69,7 @@ class StatusService:
     def _shown(self, status: ProcessStatus, allowed: Collection[str]) -> ProcessStatus:
         """Leave out what tells of apps for which the caller may not act."""
         for_all = self._apps() <= frozenset(allowed)
-        breakers = tuple(one for one in status.breakers if _may_see(one, allowed, for_all=for_all))
+        breakers = shown_breakers(one for one in status.breakers if _may_see(one, allowed, for_all=for_all))
         return replace(status, breakers=breakers)
 
 

@@ -476,7 +476,9 @@ class ProcessStatus(_message.Message):
 
     @_builtins.property
     def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
-        """breakers are its circuit breakers, by name; 20 at most, those that are not closed first."""
+        """breakers are its circuit breakers, by name; 20 at most: those of the stores, then those that are not closed,
+        first. Of another process 20 are chosen before those that the caller may not see are left out.
+        """
 
     @_builtins.property
     def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheStatus]:
@@ -631,7 +633,9 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___BreakerStatus]:
-        """breakers are its circuit breakers, by name; 20 at most, those that are not closed first."""
+        """breakers are its circuit breakers, by name; 20 at most: those of the stores, then those that are not closed,
+        first.
+        """
 
     @_builtins.property
     def token_cache(self) -> _auth_service_pb2.TokenCacheStats:

@@ -57,11 +57,15 @@ class IssuerKeys:
                     work = store.run()
                     context = fresh_context(task_origin(name_of(work)))
                     running[store] = group.create_task(work, name=name_of(work), context=context)
-                for store in running.keys() - set(self.stores()):
-                    task = running.pop(store)
+                # Those of a change that was undone at once are open too, and never ran.
+                gone = set(self._open.values()) - set(self.stores())
+                for store in gone:
                     del self._open[store.made_of]  # before anything is awaited: one that comes back gets a new store
-                    task.cancel()
-                    await asyncio.wait([task])
+                for store in gone:
+                    if store in running:
+                        task = running.pop(store)
+                        task.cancel()
+                        await asyncio.wait([task])
                     await store.close()
                 await self._changed.wait()
 
@@ -72,7 +76,8 @@ class IssuerKeys:
 
     def _make(self, url: str, issuer: Issuer, kids: frozenset[str]) -> JwksStore:
         made = JwksStore(url, issuer, self._clock, kids)
-        for (other_url, other, _), before in self._open.items():
-            if (other_url, other.name, other.app_id) == (url, issuer.name, issuer.app_id):
-                made.take_over(before)
+        same = (url, issuer.name, issuer.app_id)
+        before = [store for (url_, other, _), store in self._open.items() if (url_, other.name, other.app_id) == same]
+        if before:
+            made.take_over(max(before, key=lambda store: store.fetched_at))
         return made

@@ -13,7 +13,7 @@ import aiohttp
 
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, parse_jwks, with_kidless_row
-from syncbeat_server.auth.tokens.unknown_kids import UnknownKid, UnknownKids
+from syncbeat_server.auth.tokens.unknown_kid_counts import UnknownKid, UnknownKids
 from syncbeat_server.clock import Clock, sleep_unless
 from syncbeat_server.errors import DependencyDown, KeyUnknownYet
 from syncbeat_server.ops.fault_log import FaultLog
@@ -90,6 +90,11 @@ class JwksStore:
         self._fetched_at = before._fetched_at
 
     @property
+    def fetched_at(self) -> float:
+        """Return the moment of the monotonic clock at which the issuer last answered; -inf: never."""
+        return self._fetched_at
+
+    @property
     def is_failing(self) -> bool:
         """Return True if the last fetch failed, or there was none yet."""
         return self._failing
@@ -124,9 +129,9 @@ class JwksStore:
         may_ask_again = self._clock.monotonic() - self._fetched_at >= COOLDOWN_S
         unknown = self._unknown.record(kid, address, self.fetches, self._good_fetch if may_ask_again else 0)
         if self._fetching is not None:
-            await asyncio.shield(self._fetching)
+            await _fetched(self._fetching)
         if unknown.seen_after >= self._good_fetch and self._may_fetch_for(unknown):
-            await asyncio.shield(self._fetch())
+            await _fetched(self._fetch())
         row = self.cached_key(kid, algorithm)
         if row is None and (self._failing or unknown.seen_after >= self._good_fetch):
             if self._failing:
@@ -188,7 +193,7 @@ class JwksStore:
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
         self._forced_at = self._clock.monotonic()
-        await asyncio.shield(self._fetch())
+        await asyncio.wait([self._fetch()])
 
     async def close(self) -> None:
         """Close the HTTP connections."""
@@ -250,6 +255,18 @@ class JwksStore:
             if answer.status != 200 or answer.headers.get("content-encoding", "identity") != "identity":
                 raise _BadResponse(f"status {answer.status}")
             return await _read_at_most(answer.content, MAX_JWKS_BYTES), answer.headers.get("etag", "")
+
+
+async def _fetched(fetch: asyncio.Task[None]) -> None:
+    """Wait for a fetch that others wait for too; the end of the store cancels it, and not those who wait.
+
+    Raises:
+        DependencyDown: the store was closed meanwhile; the next one asks the issuer anew.
+    """
+    await asyncio.wait([fetch])
+    if fetch.cancelled():
+        raise DependencyDown("the keys of the token's issuer are being fetched anew", retry_after_s=_FIRST_RETRY_S)
+    fetch.result()
 
 
 async def _read_at_most(content: aiohttp.StreamReader, most: int) -> bytes:

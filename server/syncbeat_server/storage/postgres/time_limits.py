@@ -11,7 +11,9 @@ from syncbeat_server.ops.work_origin import WorkRank
 STATEMENT_TIMEOUT_S = 8.0
 """Seconds after which the server ends a statement of a transaction. A call has ten, so that it hears of that."""
 _SHARE_OF_CALL = 0.85
-_ANSWER_SHARE = 1.06
+# The answer may take this share of the limit longer, and never less than these seconds: 6 % of a short limit are
+# milliseconds, which the way to the server and a busy loop take too, and a healthy server would look silent.
+_ANSWER_SHARE, _LEAST_ANSWER_MARGIN_S = 1.06, 0.2
 ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S * _ANSWER_SHARE
 """Seconds after which a statement that was neither answered nor ended by the server was never heard of."""
 _FIRST_STEP_S, _STEP = 0.02, 1.15
@@ -56,8 +58,9 @@ class DatabaseTimings:
     first_pause_s: float = 0.1
     """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
     all callers of a process together, since other processes share it."""
-    probe_s: float = 1.0
-    """Seconds within which a server that is suspected to be away has to answer on a new connection."""
+    probe_s: float = 2.0
+    """Seconds within which a server that is suspected to be away has to answer on a new connection: a greeting, then a
+    statement. One whose every answer comes half a second late is slow, and not away."""
     lock_ms: int = 4_000
     idle_in_transaction_ms: int = 6_000
     """A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than
@@ -81,9 +84,8 @@ SET LOCAL lock_timeout = {self.lock_ms};
 SET LOCAL idle_in_transaction_session_timeout = {self.idle_in_transaction_ms};
 SET LOCAL statement_timeout = {round(statement_s * 1000)};
 SET LOCAL tcp_user_timeout = 15000"""
-        return BeginStatements(
-            plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}", statement_s * _ANSWER_SHARE
-        )
+        answer_s = max(statement_s * _ANSWER_SHARE, statement_s + _LEAST_ANSWER_MARGIN_S)
+        return BeginStatements(plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}", answer_s)
 
 
 class BeginsInTime:

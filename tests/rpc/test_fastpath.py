@@ -170,6 +170,14 @@ def test_hint_message_is_what_the_constructor_makes(hint: Hint) -> None:
     assert len(encoded) == hint_answer(hint).ByteSize(), "nothing is encoded twice"
 
 
+@pytest.mark.parametrize("count", [0, 1, 32, 33])
+def test_hint_answer_holds_the_longest_heads(count: int) -> None:
+    """The length of 32 takes two octets; 33 are encoded by the plain version."""
+    heads = tuple(Cursor(f"{number:03}" + "s" * 125, "e" * 128, 2**62) for number in range(count))
+    hint = Hint(30.5, Priority.FAST, 1.8e9, True, heads, False, 305.0)
+    assert pb.GetHintResponse.FromString(ENCODER.encode(hint)) == hint_answer(hint)
+
+
 # ------------------------------------------------------------------------------------ request_batcher, shared_deadline
 
 

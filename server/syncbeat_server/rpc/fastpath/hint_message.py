@@ -1,8 +1,8 @@
 """Fills hint messages in place, which takes half the time of making the parts and copying them into the whole.
 
 The plain version is the constructor, `Hint(poll_interval=..., next_poll_time=..., ...)`. `HintAnswerEncoder` takes a
-third of that again: its message is made once, and the encoding of a device's heads is kept until one of them moves.
-Paid for by the figure `hint_vs_echo`.
+third of that again: its message is made once, and the encoding of a device's heads is kept until one of them moves
+(ADR 148). Paid for by the figure `hint_vs_echo`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -95,6 +95,16 @@ class CheckedTogether(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_flags(cls, given: object) -> object:
+        """Refuse true and false of a TOML file where a number is wanted, for which Python takes them."""
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
+                raise ValueError(f"{name}: true and false are no value of it")
+        return given
+
     def faults(self) -> Iterator[str]:
         """Yield the faults of settings that are right one by one, each beginning with their names."""
         yield from ()
@@ -132,14 +142,15 @@ def _seconds(value: object) -> object:
 
 
 def _token_entries(value: object) -> object:
-    return _entries(value, TokenEntry.parse, _BEARER_FORM) if isinstance(value, str) else value
+    return parse_entries(value, TokenEntry.parse, _BEARER_FORM) if isinstance(value, str) else value
 
 
 def _certificate_entries(value: object) -> object:
-    return _entries(value, CertificateEntry.parse, _CERTIFICATE_FORM) if isinstance(value, str) else value
+    return parse_entries(value, CertificateEntry.parse, _CERTIFICATE_FORM) if isinstance(value, str) else value
 
 
-def _entries(text: str, parse: Callable[[str], _T], form: str) -> tuple[_T, ...]:
+def parse_entries(text: str, parse: Callable[[str], _T], form: str) -> tuple[_T, ...]:
+    """Parse entries separated by commas. Raises ValueError that tells the number of a malformed one, and the form."""
     entries = []
     for number, part in enumerate(_parts(text), start=1):
         try:

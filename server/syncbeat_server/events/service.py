@@ -22,7 +22,7 @@ class EventService:
 
     async def retry(self, key: EventKey, caller: str) -> IngestResult:
         """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound."""
-        return await self._ingest.retry(key, caller)
+        return await self._ingest.retry(key, caller, audited=True)
 
     async def event(self, key: EventKey) -> StoredEvent:
         """Return a recorded event. Raises NotFound."""

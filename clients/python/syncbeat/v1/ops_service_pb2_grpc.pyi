@@ -46,6 +46,11 @@ class OpsServiceStub:
     """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
     should go on. It is not served yet, and answers UNIMPLEMENTED.
     """
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]
+    """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+    An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+    apps also gets the entries that concern the whole deployment.
+    """
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -62,6 +67,11 @@ class OpsServiceAsyncStub(OpsServiceStub):
     GetSloReport: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.GetSloReportRequest, _ops_service_pb2.GetSloReportResponse]  # type: ignore[assignment]
     """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
     should go on. It is not served yet, and answers UNIMPLEMENTED.
+    """
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+    An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+    apps also gets the entries that concern the whole deployment.
     """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -88,6 +98,17 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ops_service_pb2.GetSloReportResponse, _abc.Awaitable[_ops_service_pb2.GetSloReportResponse]]:
         """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
         should go on. It is not served yet, and answers UNIMPLEMENTED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _ops_service_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_ops_service_pb2.ListAuditEntriesResponse]]:
+        """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+        An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+        apps also gets the entries that concern the whole deployment.
         """
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

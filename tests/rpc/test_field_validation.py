@@ -310,7 +310,7 @@ EMPTY = {
     "InvalidateTokenCache": ("user_id",),
 }
 FIT_INTO_A_TRAILER = 15
-ASKS_FOR_NOTHING = {"ListDeliveries", "ListEvents", "GetTokenCacheStats", "GetStatus"}
+ASKS_FOR_NOTHING = {"ListDeliveries", "ListEvents", "GetTokenCacheStats", "GetStatus", "ListAuditEntries"}
 
 
 async def test_validation_of_empty_requests(module_server: Server) -> None:

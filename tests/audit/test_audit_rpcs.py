@@ -147,11 +147,12 @@ async def test_audit_list_is_for_operators_and_bound_to_its_filters(server: Serv
         await server.backend(directory_service_pb2.DisableUserRequest(user_id=f"u{number}"))
     for caller in (server.backend, server.user("ann")):
         assert (await caller.refusal(ALL)).told == DENIED
-    wanted = {"action": pb.AUDIT_ACTION_USER_DISABLED, "page_size": 2}
     seen: list[str] = []
     token = ""
     while True:
-        page = await server.operator(pb.ListAuditEntriesRequest(page_token=token, **wanted))
+        page = await server.operator(
+            pb.ListAuditEntriesRequest(page_token=token, action=pb.AUDIT_ACTION_USER_DISABLED, page_size=2)
+        )
         assert len(page.entries) <= 2
         seen += [one.subject for one in page.entries]
         token = page.next_page_token

@@ -74,7 +74,7 @@ async def call_for_ever(address: str, token: str, name: str, over: asyncio.Event
     """Mutate and poll over a bare channel of grpc.aio until it is over, one call at a time."""
     told, metadata = Told(), (("authorization", f"Bearer {token}"),)
     async with grpc.aio.insecure_channel(address, options=_OPTIONS) as channel:
-        stubs = {
+        stubs: dict[str, Any] = {
             "PublishChanges": sync_service_pb2_grpc.SyncServiceStub(channel).PublishChanges,
             "SendNotification": push_service_pb2_grpc.PushServiceStub(channel).SendNotification,
         }

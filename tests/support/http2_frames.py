@@ -80,7 +80,7 @@ class FrameConnection:
             else:
                 self.answer_pings()  # it measures the round trip
         elif isinstance(frame, HeadersFrame):
-            headers = dict(self._decoder.decode(frame.data))
+            headers = {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
             told = headers.get("grpc-status")
             self.seen.append(f"{frame.stream_id} HEADERS" if told is None else f"{frame.stream_id} grpc-status={told}")
         elif isinstance(frame, RstStreamFrame):

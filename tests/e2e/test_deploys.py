@@ -1,4 +1,4 @@
-"""What clients see of a server that ends by SIGTERM: frames of its last seconds, and calls of bare clients."""
+"""Ends servers by SIGTERM: the frames of their last seconds, and the calls of bare clients."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _PAUSE_S = 0.002
 
 @dataclass
 class Told:
-    """What one caller was told: of each mutation, by its key, and how often of each kind of call and status.
+    """Keeps the answers of one caller: of each mutation, by its key, and the count of each kind of call and status.
 
     `statuses` counts (kind of call, status and text).
     """

@@ -93,14 +93,17 @@ class EventIngest:
         self._counts.ingested(event.app_id, event.source, answer.receipt.state)
         return answer
 
-    async def retry(self, key: EventKey, caller: str, *, audited: bool = False) -> IngestResult:
-        """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound, or as `ingest`.
+    async def retry(
+        self, key: EventKey, caller: str, methods: frozenset[str] | None = None, *, audited: bool = False
+    ) -> IngestResult:
+        """Carry out the effects of a FAILED event again, for a caller who may call `methods`; None: all.
 
-        `audited`: somebody asked for it, and the audit log is to say who.
+        An event in another state is answered as it is. `audited`: somebody asked for it, and the audit log is to say
+        who. Raises NotFound, or as `ingest`.
         """
 
         async def work(conn: Connection) -> Attempt:
-            attempt = await self._single.retry(conn, key)
+            attempt = await self._single.retry(conn, key, methods)
             if audited and attempt.changed:
                 state = attempt.answer.receipt.state
                 await record(conn, key.app_id, AuditAction.EVENT_RETRIED, _subject_of(key), state=state.value)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
 from aiohttp import web
@@ -21,7 +20,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.auth.tokens.keys import new_signing_key
 from syncbeat_server.auth.tokens.verify import parse_token
 from syncbeat_server.ops.settings.server import Role
-from tests.support.databases import TEST_APP_LOGIN, DatabaseUrls, run_sql
+from tests.support.databases import TEST_APP_LOGIN, DatabaseUrls, logins_of, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.file_damage import put
 from tests.support.http_sites import sites
@@ -153,18 +152,6 @@ async def test_session_keys_and_secrets_rotate_under_load_without_a_refusal(
             await load.go_on()
             write([new], "k2")
             await reread.next()
-
-
-async def logins_of(urls: DatabaseUrls) -> list[str]:
-    """Return the logins that are connected to a database, but the superuser's."""
-    conn = await asyncpg.connect(urls.admin_url)
-    try:
-        found = await conn.fetch(
-            "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = $1 AND usename <> session_user", urls.name
-        )
-    finally:
-        await conn.close()
-    return [name for (name,) in found]
 
 
 async def test_logins_of_stores_rotate_under_load_without_a_refusal(

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from syncbeat.v1 import core_pb2, sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
-from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.databases import TEST_APP_LOGIN, DatabaseUrls, run_sql
 from tests.support.fake_clock import wait_until
 from tests.support.ports import free_port
 from tests.support.rpc_server import Server, running_server
@@ -133,6 +133,24 @@ async def test_readiness_ends_while_migrations_are_behind(database_urls: Databas
             await told(server, SERVING)
         finally:
             await admin.close()
+
+
+async def test_readiness_names_the_login_that_postgres_refuses(database_urls: DatabaseUrls, redis_url: str) -> None:
+    ops = f"127.0.0.1:{free_port()}"
+    refuse = f"ALTER ROLE {TEST_APP_LOGIN} {{}}"
+    end_all = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{TEST_APP_LOGIN}'"
+    async with running_server(database_urls, redis_url, OPS_LISTEN=ops) as server:
+        await run_sql(database_urls.admin_url, refuse.format("NOLOGIN"), end_all)
+        try:
+            assert await told(server, NOT_SERVING) < TOLD_WITHIN_S
+
+            async def names_it() -> bool:
+                checks = (await get(ops, "/readyz?verbose"))[2]["checks"]
+                return all("refuses the login" in checks[name]["detail"] for name in ("postgresql", "migrations"))
+
+            await wait_until(names_it)
+        finally:
+            await run_sql(database_urls.admin_url, refuse.format("LOGIN"))
 
 
 async def test_readiness_ends_on_a_server_that_takes_no_writes(database_urls: DatabaseUrls, redis_url: str) -> None:

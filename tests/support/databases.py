@@ -114,3 +114,15 @@ class WatchedDatabase(Database):
             self._left.clear()
             await self._left.wait()
         return waited
+
+
+async def logins_of(urls: DatabaseUrls) -> list[str]:
+    """Return the logins that are connected to a database, but the superuser's."""
+    conn = await asyncpg.connect(urls.admin_url)
+    try:
+        found = await conn.fetch(
+            "SELECT DISTINCT usename FROM pg_stat_activity WHERE datname = $1 AND usename <> session_user", urls.name
+        )
+    finally:
+        await conn.close()
+    return [name for (name,) in found]

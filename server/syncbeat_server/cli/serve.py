@@ -57,9 +57,9 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
         f"{PREFIX}DATABASE_PROCESSES": str(settings.database_processes or settings.workers),
         f"{PREFIX}SHARE_PORT": "true",
         f"{PREFIX}ROLE": role.value,
-        f"{PREFIX}DATABASE_URL": stores.database_url,
-        f"{PREFIX}REDIS_URL": stores.redis_url,
     }
+    if embedded is not None:  # those of other stores the copies read themselves, and follow their files
+        overrides |= {f"{PREFIX}DATABASE_URL": stores.database_url, f"{PREFIX}REDIS_URL": stores.redis_url}
     # A setting may not be given both by NAME and by NAME_FILE.
     inherited = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in overrides}
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]

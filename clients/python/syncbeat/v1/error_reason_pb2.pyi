@@ -65,7 +65,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 11
     """ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED): over a rate or a quota. google.rpc.RetryInfo and the
-    trailer grpc-retry-pushback-ms say when to come back.
+    trailer grpc-retry-pushback-ms say when to come back; the trailer is -1, which tells clients not to repeat the call
+    by themselves, where that is more than 5 s ahead.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 12
     """ERROR_REASON_OVERLOADED (RESOURCE_EXHAUSTED): shed to protect the others. RetryInfo and
@@ -146,7 +147,8 @@ and the `sequence` it has (0: it is not there). Read it, merge and publish again
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 11
 """ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED): over a rate or a quota. google.rpc.RetryInfo and the
-trailer grpc-retry-pushback-ms say when to come back.
+trailer grpc-retry-pushback-ms say when to come back; the trailer is -1, which tells clients not to repeat the call
+by themselves, where that is more than 5 s ahead.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 12
 """ERROR_REASON_OVERLOADED (RESOURCE_EXHAUSTED): shed to protect the others. RetryInfo and

@@ -14,6 +14,7 @@ from syncbeat_server.ops.settings.sources import PREFIX
 
 _SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 _FORMATS = {"path": "file or folder", "password": "secret text", "ipv4network": "network", "ipv6network": "network"}
+_PORT = r":\d{1,5}"
 _ENTRIES = {"TokenEntry": "`name:sha256-hex:methods:apps`", "CertificateEntry": "`name:methods:apps:san`"}
 
 
@@ -92,7 +93,9 @@ def _kind(value: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     choices = value.get("pattern", "").removeprefix("^(").removesuffix(")$").split("|")
     if len(choices) > 1:
         return ", ".join(f"`{one}`" for one in choices)
-    return "`host:port`" if "pattern" in value else _FORMATS.get(value.get("format", ""), _SCALARS[value["type"]])
+    if _PORT in value.get("pattern", ""):
+        return "`host:port`"
+    return _FORMATS.get(value.get("format", ""), _SCALARS[value["type"]])
 
 
 def _bounds(value: Mapping[str, Any]) -> str:

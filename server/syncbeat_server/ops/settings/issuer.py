@@ -60,7 +60,9 @@ class IssuerSettings(CheckedTogether):
         description="The clients (`azp`, `client_id`) whose tokens are accepted, separated by commas; * accepts all.",
     )
     jwks_file: ReadableFile = Field(
-        default=None, description="A file with the issuer's public keys (JWKS: RS256, ES256, EdDSA), read at the start."
+        default=None,
+        description="A file with the issuer's public keys (JWKS: RS256, ES256, EdDSA), read at the start "
+        "and when the app's tables change.",
     )
     jwks_url: str = Field(
         default="", description="The https URL of the issuer's public keys (JWKS), fetched again as they rotate."

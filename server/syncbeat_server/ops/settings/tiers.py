@@ -22,7 +22,7 @@ _LEAST_RATE = 1e-6  # so that intervals between two calls stay within what clock
 class LimitSettings(BaseModel):
     """Settings of one limit: a rate, a monthly quota, or both."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     per_second: Annotated[float, Field(ge=0.0, le=1e9)] | None = Field(
         default=None, description="The sustained rate a second (octets for `bytes`); 0 refuses all. Unset: no rate."
@@ -96,7 +96,7 @@ class TierSelection(CheckedTogether):
         default="",
         max_length=_MAX_CLAIM,
         description="The claim of access tokens that names a user's tier, such as plan or app_metadata.plan. "
-        "Empty: none. Read at the start.",
+        "Empty: none.",
     )
     quota_time_zone: str = Field(
         default="UTC", description="The IANA time zone in which the months of monthly quotas begin."
@@ -113,6 +113,8 @@ class TierSelection(CheckedTogether):
             yield f"DEFAULT_TIER: no such tier; the tiers of the app's users are: {', '.join(known) or tables}"
         if self.tier_claim.partition(".")[0] == _WRITABLE_CLAIM:
             yield "TIER_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.plan"
+        if self.tier_claim and not all(self.tier_claim.split(".")):
+            yield "TIER_CLAIM: want names of claims, each inside the one before, joined by single dots"
         if not _is_zone(self.quota_time_zone):
             yield "QUOTA_TIME_ZONE: want a time zone of the IANA database, such as Europe/Vienna"
 

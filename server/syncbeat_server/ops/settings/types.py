@@ -7,7 +7,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -94,6 +94,16 @@ class CheckedTogether(BaseModel):
     """Settings whose rules over several of them are all checked, so that one start tells every fault."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_flags(cls, given: object) -> object:
+        """Refuse true and false of a TOML file where a number is wanted, for which Python takes them."""
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and bool not in (field.annotation, *get_args(field.annotation)):
+                raise ValueError(f"{name}: true and false are no value of it")
+        return given
 
     def faults(self) -> Iterator[str]:
         """Yield the faults of settings that are right one by one, each beginning with their names."""

@@ -25,9 +25,11 @@ _DOWN_CLASSES = ("08", "53", "57P", "58")
 READ_ONLY = "25006"
 # The server ended the session because its transaction waited: this process was stopped, or too busy, for that long.
 _LEFT_OPEN = ("25P03", "25P04")
-# Missing login, database, schema, table, function, column, type, key. Every migrated database has them, and has them
+# The login does not exist, may not log in, or its password is wrong. A restore makes logins before anything else.
+_LOGIN_REFUSED = ("28000", "28P01")
+# Missing database, schema, table, function, column, type, key. Every migrated database has them, and has them
 # again after a restore, in the course of which they appear one by one. XX: an object dropped while it was looked up.
-_MISSING = ("28000", "28P01", "3D000", "3F000", "42P01", "42883", "42703", "42704", "42P10")
+_MISSING = ("3D000", "3F000", "42P01", "42883", "42703", "42704", "42P10")
 _MISSING_CLASS = "XX"
 _LOCK_NOT_AVAILABLE = "55P03"
 _QUERY_CANCELED = "57014"
@@ -64,6 +66,12 @@ class SchemaMissing(StatementRejected, DependencyUnfit):
     """Tables or functions of the service are missing: the database is being restored, or was not migrated."""
 
     message_text = "the database is not as the service needs it"
+
+
+class LoginRefused(StatementRejected, DependencyUnfit):
+    """The server does not let the service's login in; only its operators can fix that."""
+
+    message_text = "the database refuses the login of the service"
 
 
 class StatementTimeout(DependencyDown):
@@ -113,6 +121,8 @@ def translate(error: asyncpg.PostgresError) -> SyncbeatError:
         return PermissionMissing(state, "")
     if state == READ_ONLY or state in _LEFT_OPEN or state.startswith(_DOWN_CLASSES):
         return DependencyDown(NO_ANSWER)
+    if state in _LOGIN_REFUSED:
+        return LoginRefused(state, "")
     if state in _MISSING or state.startswith(_MISSING_CLASS):
         return SchemaMissing(state, "")
     # The latter: a migration changed the result of a prepared statement, which is prepared anew next time.

@@ -61,6 +61,11 @@ ANSWER: dict[str, Any] = {
         "truncated": True,
     },
     "migrations": {"applied": 23, "known": 23},
+    "slos": [
+        {"name": "availability", "objective": 0.999, "actual": 0.99995, "errorBudgetRemaining": 0.95}
+        | {"events": 120000.0},
+        {"name": "push_accepted", "objective": 0.95, "actual": 1.0, "errorBudgetRemaining": 1.0, "events": 0.0},
+    ],
     "processes": [PROCESS, WORKER],
     "omittedProcessCount": 0,
 }
@@ -102,6 +107,11 @@ streams
 
 migrations
   23 applied, 23 known
+
+objectives over 30 days
+  OBJECTIVE      WANTED   REACHED  BUDGET LEFT  EVENTS
+  availability   99.9 %  99.995 %       95.0 %  120000
+  push_accepted    95 %         -      100.0 %       0
 """
 
 
@@ -111,10 +121,10 @@ def test_status_table_is_as_it_was_looked_at() -> None:
 
 def test_status_table_says_what_is_unknown() -> None:
     answer = deepcopy(ANSWER)
-    del answer["pushQueue"], answer["migrations"], answer["limits"]
+    del answer["pushQueue"], answer["migrations"], answer["limits"], answer["slos"]
     answer["pool"]["serverConnections"] = {}
     text = status_table(answer)
-    assert text.count("unknown") == 4
+    assert text.count("unknown") == 5
     assert "PostgreSQL has: unknown" in text
 
 

@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 
 from syncbeat_server.cli import status
+from syncbeat_server.cli.deployment.target import read_target, read_token
 from syncbeat_server.errors import ConfigurationError
-from syncbeat_server.rpc.status_client import StatusTarget
+from syncbeat_server.rpc.deployment import Deployment
 
 pytestmark = pytest.mark.unit
 
 TOKEN = "a-token-to-show"
 
 
-def target(tmp_path: Path, *arguments: str) -> StatusTarget:
+def target(tmp_path: Path, *arguments: str) -> Deployment:
     """Return the target that these arguments name."""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     parser = argparse.ArgumentParser()
     status.add_status(parser.add_subparsers())
-    return status._target(parser.parse_args(["status", "--token-file", str(file), *arguments]))
+    return read_target(parser.parse_args(["status", "--token-file", str(file), *arguments]))
 
 
 @pytest.mark.parametrize(
@@ -69,14 +70,14 @@ def test_status_token_file_holds_a_token_and_nothing_else(tmp_path: Path, conten
     file = tmp_path / "bad"
     file.write_text(content)
     with pytest.raises(ConfigurationError, match="--token-file"):
-        status._token(str(file))
+        read_token(str(file))
 
 
 def test_status_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--token-file: there is no"):
-        status._token(str(tmp_path / "none.txt"))
+        read_token(str(tmp_path / "none.txt"))
 
 
 def test_status_token_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{TOKEN}\nmore\n"))
-    assert status._token("-") == TOKEN
+    assert read_token("-") == TOKEN

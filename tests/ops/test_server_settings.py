@@ -347,3 +347,28 @@ def test_webhook_url_in_a_private_network_needs_a_setting(url: str, private: boo
         given["WEBHOOK_PRIVATE"] = "true"
     settings = load_settings({f"SYNCBEAT_{name}": value for name, value in given.items()}, env_file=None)
     assert settings.webhook_url == url
+
+
+def test_slo_figures_are_read_either_way() -> None:
+    figures = load(SLO_FIGURES="complaints>5>20, score<4.2<3.8").slo_figures
+    assert [(one.name, one.warn, one.rollback) for one in figures] == [
+        ("complaints", 5.0, 20.0),
+        ("score", 4.2, 3.8),
+    ]
+    assert load().slo_figures == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["complaints", "complaints>5", "complaints>20>5", "score<3<4", "score<4<4", "a>1<2", "a>x>2", "a>1>inf", "a b>1>2"],
+)
+def test_slo_figure_that_is_malformed_is_refused(text: str) -> None:
+    assert "SLO_FIGURES: entry 1: want name>warn>rollback" in refused(SLO_FIGURES=text)
+
+
+def test_slo_settings_that_do_not_fit_are_refused() -> None:
+    assert "a figure stands twice" in refused(SLO_FIGURES="a>1>2,a>2>3")
+    assert "SLO_FIGURES" in refused(SLO_FIGURES=",".join(f"f{n}>1>2" for n in range(17)))
+    assert "SLO_HINT_P95_S: more than SLO_CALL_P95_S" in refused(SLO_HINT_P95_S="0.3")
+    for name, value in (("SLO_AVAILABILITY", "1"), ("SLO_WINDOW_SCALE", "2"), ("SLO_ERRORS", "0")):
+        assert name in refused(**{name: value})

@@ -16,8 +16,9 @@ from syncbeat_server.events.policy.retries import MAX_FAILURE_CHARACTERS
 from syncbeat_server.events.store.event_rows import MAX_PAGE_OCTETS
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.compression import MAX_REQUEST_BYTES
-from syncbeat_server.status.model import MOST_BREAKERS, MOST_CACHES, MOST_METHODS
+from syncbeat_server.status.model import MOST_BREAKERS, MOST_CACHES, MOST_METHODS, Objective
 from syncbeat_server.status.process_board import MOST_PROCESSES
+from syncbeat_server.status.slo_report import MOST_FIGURES
 from syncbeat_server.sync.feed.fair_sharing import PAGE_OCTETS
 from syncbeat_server.sync.store.changes import ROW_OCTETS
 from syncbeat_server.sync.streams.firehose_stream import MAX_CHECKPOINT_CURSORS
@@ -33,7 +34,9 @@ MOST: dict[str, int] = {
     "syncbeat.v1.ListChangesResponse.changes": 1,  # `test_page_sizes` is about these
     "syncbeat.v1.Preferences.muted_types": 100,
     "syncbeat.v1.GetStatusResponse.processes": MOST_PROCESSES,
-    "syncbeat.v1.GetStatusResponse.slos": 0,  # not served yet
+    "syncbeat.v1.GetStatusResponse.slos": len(Objective),
+    "syncbeat.v1.GetSloReportResponse.objectives": len(Objective),
+    "syncbeat.v1.GetSloReportResponse.triggers": 50 + MOST_FIGURES,  # some thirty of ours
     "syncbeat.v1.Notification.data": 64,
     "syncbeat.v1.Notification.variables": 64,
     "syncbeat.v1.PoolStatus.server_connections": 10,  # PostgreSQL has seven states
@@ -59,7 +62,7 @@ LONGEST: dict[str, int] = {
     "syncbeat.v1.Receipt.failure": 2 * MAX_FAILURE_CHARACTERS,
 }
 """The octets of a text that is no id."""
-METHODS = [method for service in CONTRACT for method in service.methods if method.name != "GetSloReport"]
+METHODS = [method for service in CONTRACT for method in service.methods]
 
 
 def largest(kind: Any) -> Message:

@@ -19,12 +19,13 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server import __version__
 from syncbeat_server.app.process_rules import StatusRules
 from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.status.model import Objective
 from syncbeat_server.status.process_board import BoardRule
 from syncbeat_server.storage.schema_check import read_migrations
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.process_rules import PATIENT
-from tests.support.rpc_server import BACKEND, METHODS, OPERATOR, SECRET, SESSION_KEYS, Server, entry, running_server
+from tests.support.rpc_server import BACKEND, OPERATOR, SECRET, SESSION_KEYS, Server, entry, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -238,7 +239,7 @@ async def test_status_without_postgres_lacks_what_it_knows(stores: EmbeddedStore
     await told(one, lists(2))
     stores.kill_postgres()
     try:
-        answer = await told(one, lambda found: not found.HasField("migrations"))
+        answer = await told(one, lambda found: not (found.HasField("migrations") or found.slos))
         assert not answer.HasField("push_queue")
         assert not answer.pool.server_connections
         assert len(answer.processes) == 2
@@ -304,9 +305,12 @@ def stored_records(redis_url: str) -> list[str]:
         return [bytes(client.get(key) or b"").decode() for key in client.keys("*:process:*")]
 
 
-async def test_slo_report_stays_unimplemented(server: Server) -> None:
-    refused = await asyncio.gather(server.backend.raw(METHODS["GetSloReportRequest"], b""), return_exceptions=True)
-    assert "UNIMPLEMENTED" in str(refused[0])
+async def test_status_tells_the_objectives(server: Server) -> None:
+    await server.register("ann", "phone", "a-token")
+    await hint(server, 3)
+    answer = await told(server, lambda one: any(each.events for each in one.slos))
+    assert [one.name for one in answer.slos] == [objective.value for objective in Objective]
+    assert {one.error_budget_remaining for one in answer.slos} == {1.0}
 
 
 async def test_status_names_devices_and_users_nowhere(server: Server) -> None:

@@ -38,7 +38,7 @@ from syncbeat_server.push.store import (
 )
 from syncbeat_server.push.store import notifications as push
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
-from syncbeat_server.status.store import process_rows, server_connections
+from syncbeat_server.status.store import process_rows, server_connections, slo_counts, slo_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.postgres import restore_detection
 from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
@@ -121,6 +121,8 @@ STORES = (
         old_events,
         audit,
         process_rows,
+        slo_counts,
+        slo_figures,
         server_connections,
     ),
 )

@@ -45,6 +45,7 @@ KEY = KeyRow(ISSUER, KID, "HS256", SECRET)
 SESSION_KEYS = new_signing_key("s1").decode()
 BACKEND, OPERATOR = "a-token-of-the-backend", "a-token-of-an-operator"
 
+_COUNTED = ("slo_counts", "slo_marks")
 METHODS: dict[str, MethodDescriptor] = {m.input_type.name: m for service in CONTRACT for m in service.methods}
 _SERVICERS = (SyncServicer, PushServicer, DirectoryServicer, EventServicer, AuthServicer, OpsServicer)
 _OFFERED = {name for servicer in _SERVICERS for name in vars(servicer)}
@@ -241,7 +242,7 @@ class Server:
 
     async def rows(self) -> dict[str, list[str]]:
         """Everything that stands in the database, by table, but for who was seen, whoever calls is, what is learned of
-        all calls, what is removed after two minutes, and who serves."""
+        all calls, what is removed after two minutes, who serves, and what is counted of all calls."""
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             tables = await conn.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -249,7 +250,7 @@ class Server:
             return {
                 name: [row["text"] for row in await conn.fetch(f"SELECT t::text AS text FROM {name} t ORDER BY 1")]
                 for (name,) in tables
-                if name not in ("users", "app_learning", "change_samples", "touches", "process_status")
+                if name not in ("users", "app_learning", "change_samples", "touches", "process_status", *_COUNTED)
             }
         finally:
             await conn.close()

@@ -56,7 +56,8 @@ from syncbeat_server.push.store import notifications as push
 from syncbeat_server.push.store.fanout import Page
 from syncbeat_server.ratelimit.model import QuotaKey
 from syncbeat_server.ratelimit.store import quota_usage, user_tiers
-from syncbeat_server.status.store import process_rows, server_connections
+from syncbeat_server.status.policy.slo_windows import SloTimes, Window
+from syncbeat_server.status.store import process_rows, server_connections, slo_counts, slo_figures
 from syncbeat_server.storage import idempotency
 from syncbeat_server.storage.idempotency import RequestKey
 from syncbeat_server.storage.postgres import restore_detection
@@ -289,6 +290,15 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     process_rows.read_rows: lambda c: process_rows.read_rows(c, 30.0, 10),
     process_rows.delete_row: lambda c: process_rows.delete_row(c, "host:1:a"),
     process_rows.delete_old: lambda c: process_rows.delete_old(c, 10, None),
+    slo_counts.add: lambda c: slo_counts.add(c, {"calls": (1.0,)}, 0.0, SloTimes()),
+    slo_counts.sums: lambda c: slo_counts.sums(c, [Window(60.0, 60)]),
+    slo_counts.counted_since_s: lambda c: slo_counts.counted_since_s(c, 60),
+    slo_counts.has_new_deadlocks: slo_counts.has_new_deadlocks,
+    slo_counts.take_deadlocks: slo_counts.take_deadlocks,
+    slo_counts.delete_old: lambda c: slo_counts.delete_old(c, 10, None),
+    slo_figures.put: lambda c: slo_figures.put(c, "complaints", 1.0),
+    slo_figures.read: lambda c: slo_figures.read(c, 60.0, 10),
+    slo_figures.delete_old: lambda c: slo_figures.delete_old(c, 10, None),
     fanout.insert_jobs: lambda c: fanout.insert_jobs(c, [NOTIFICATION], [1]),
     fanout.lock_next_pages: lambda c: fanout.lock_next_pages(c, ["default"]),
     fanout.write_pages: lambda c: fanout.write_pages(c, [Page(NOTIFICATION, ("", ""), last=True)]),

@@ -6,13 +6,14 @@ import asyncio
 import hmac
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.operations.health import watch_health
+from syncbeat_server.app.operations.slo import SloFeature, wire_slo
 from syncbeat_server.app.operations.status import StatusFeature, identity_of, wire_status
 from syncbeat_server.app.operations.store_start_checks import log_addresses, try_addresses
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
@@ -20,6 +21,7 @@ from syncbeat_server.app.tenants.secret_files import SecretFiles
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.directory.devices.presence import Presence
+from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.malloc_trim import trim_heaps
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Role, Settings
@@ -72,6 +74,7 @@ class Process:
     health: HealthMonitor
     secrets: SecretFiles
     status: StatusFeature
+    slo: SloFeature
 
 
 @asynccontextmanager
@@ -123,16 +126,19 @@ async def open_process(
             status = wire_status(identity_of(settings, role), clock, metrics, (database, bus), rules.status)
             background = [bus.run_publisher(), monitor.run(), apps.run(), pg_notifier.run(), skew.run(), health.run()]
             background += [watch_sessions(database, clock), trim_heaps(clock), status.own.run(), status.board.run()]
-            background.append(secrets.run())
+            slo = wire_slo(settings, database, clock, metrics)
+            background += [secrets.run(), slo.counter.run(), slo.run()]
             secrets.on_change(partial(_follow_logins, secrets, database, bus))
             try:
                 async with run_in_background(background):
                     yield Process(
                         *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
-                        *(pg_notifier, shutdown, workers, health, secrets, status),
+                        *(pg_notifier, shutdown, workers, health, secrets, status, slo),
                     )
             finally:
                 await shutdown.wait_for(status.board.withdraw(), _WITHDRAW_S)
+                with suppress(SyncbeatError):  # it was told while it lasted
+                    await shutdown.wait_for(slo.counter.write(), _WITHDRAW_S)
 
 
 def _follow_logins(secrets: SecretFiles, database: Database, bus: RedisBus) -> None:

@@ -13,6 +13,7 @@ from syncbeat_server.app.drain import drain_rpc
 from syncbeat_server.app.events.ingest import wire_events
 from syncbeat_server.app.load_pacing import wire_load_pacing
 from syncbeat_server.app.operations.health import STORED, issuers_check
+from syncbeat_server.app.operations.slo import count_calls
 from syncbeat_server.app.operations.status import process_name, status_service
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.ratelimit.call_limits import LimitFeature, running_call_limits
@@ -107,7 +108,8 @@ async def _serving(
     process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
     process.metrics.rpc.open_streams.set_function(lambda: len(hub))
     push = await _push_service(process, notifier)
-    status = status_service(process.status, database, push, lambda: process.apps.current)
+    status = status_service(process.status, process.slo, database, push, lambda: process.apps.current)
+    count_calls(process.slo)
     servicers = {
         "SyncService": SyncServicer(
             sync.service, sync.streams, sync.firehose, sync.publisher, authenticator.recheck, templates
@@ -116,7 +118,7 @@ async def _serving(
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
         "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
-        "OpsService": OpsServicer(status, AuditService(database, lambda: process.apps.current)),
+        "OpsService": OpsServicer(status, process.slo.reporter, AuditService(database, lambda: process.apps.current)),
     }
     server = RpcServer(
         pipeline,

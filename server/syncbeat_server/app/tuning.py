@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from syncbeat_server.app.operations.slo import count_staleness
 from syncbeat_server.app.process import Process
 from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.ops.settings.app import AppSettings
@@ -22,6 +23,7 @@ _TIERS = {tier.value: longest_s for tier, longest_s in TIER_S.items()} | {Priori
 def hint_tuner(process: Process) -> HintTuner:
     """Create the tuner of the hints of this process, and expose its figures in the metrics."""
     tuner = HintTuner(process.database, lambda: _goals(process), process.hub.live_devices, process.clock)
+    count_staleness(process.slo, lambda: tuner.recorder.counters)
     process.metrics.sync.watch_apps(lambda: tuner.recorder.counters, STALENESS_S, INTERVALS_S, _TIERS)
     return tuner
 

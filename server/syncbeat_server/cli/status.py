@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from syncbeat_server.defaults import LISTEN
-from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.cli.deployment.target import add_target, read_target
 
 if TYPE_CHECKING:
-    from syncbeat_server.rpc.status_client import StatusTarget
+    from syncbeat_server.rpc.deployment import Deployment
 
 _EVERY_S = 2.0
 _LEAST_EVERY_S, _MOST_EVERY_S = 0.5, 3_600.0
-_LONGEST_TOKEN = 8_192
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -31,13 +27,8 @@ def add_status(commands: Any) -> None:
         "push queue, streams and migrations. The token is one of SYNCBEAT_ADMIN_TOKENS or SYNCBEAT_SERVICE_TOKENS "
         "that may call GetStatus.",
     )
-    status.add_argument("--target", metavar="HOST:PORT", help="the server (default: SYNCBEAT_LISTEN, on this machine)")
-    status.add_argument("--token-file", required=True, metavar="FILE", help="a file with the token; - reads one line")
+    add_target(status)
     status.add_argument("--app", default="", help="the app whose push queue is told (default: the token's only one)")
-    status.add_argument("--tls-ca", type=Path, metavar="FILE", help="trust these authorities (PEM), not the system's")
-    status.add_argument(
-        "--plaintext", action="store_true", help="show the token without TLS to another machine than this one"
-    )
     status.add_argument("--json", action="store_true", help="print GetStatusResponse as JSON, one line an answer")
     status.add_argument(
         "--watch",
@@ -64,11 +55,11 @@ def _status(parsed: argparse.Namespace) -> int:
     import asyncio
 
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
-    asyncio.run(_print_status(_target(parsed), parsed))
+    asyncio.run(_print_status(read_target(parsed), parsed))
     return 0
 
 
-async def _print_status(target: StatusTarget, parsed: argparse.Namespace) -> None:
+async def _print_status(target: Deployment, parsed: argparse.Namespace) -> None:
     from syncbeat_server.cli.status_table import status_table
     from syncbeat_server.clock import SystemClock
     from syncbeat_server.rpc.status_client import asking_status
@@ -83,54 +74,3 @@ async def _print_status(target: StatusTarget, parsed: argparse.Namespace) -> Non
             if parsed.watch is None:
                 return
             await clock.sleep(parsed.watch)
-
-
-def _target(parsed: argparse.Namespace) -> StatusTarget:
-    from syncbeat_server.rpc.status_client import StatusTarget
-
-    address = parsed.target or _local_address()
-    tls = parsed.tls_ca is not None or not (parsed.plaintext or _is_local(address))
-    authorities = None if parsed.tls_ca is None else _read(parsed.tls_ca, "--tls-ca")
-    return StatusTarget(address, _token(parsed.token_file), tls, authorities)
-
-
-def _local_address() -> str:
-    from syncbeat_server.ops.settings.sources import read_values
-    from syncbeat_server.rpc.health_probe import local_addresses
-
-    given = read_values(os.environ, Path(".env"), ("listen",), ignore_others=True)
-    listen = given.texts["listen"].text if "listen" in given.texts else LISTEN
-    if listen.endswith(":0"):
-        raise ConfigurationError("SYNCBEAT_LISTEN: nobody knows the port it takes: name one by --target")
-    return local_addresses(listen)[-1]
-
-
-def _is_local(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _token(file: str) -> str:
-    text = (
-        sys.stdin.readline(_LONGEST_TOKEN)
-        if file == "-"
-        else _read(Path(file), "--token-file").decode("ascii", "replace")
-    )
-    token = text.strip()
-    if not token or len(token) > _LONGEST_TOKEN or not (token.isascii() and token.isprintable() and " " not in token):
-        raise ConfigurationError("status: --token-file: want a token, alone in the file")
-    return token
-
-
-def _read(path: Path, option: str) -> bytes:
-    from syncbeat_server.ops.files import FileFault, read_file
-
-    try:
-        return read_file(path)
-    except FileFault as fault:
-        raise ConfigurationError(f"status: {option}: {fault}") from None

@@ -23,16 +23,17 @@ def status_table(answer: Answer) -> str:
         f"{answer['process']} answers: syncbeat {_build(build)}, Python {build.get('python')}, gRPC {build.get('grpc')}"
     )
     sections = [
-        _clean(head),
+        clean(head),
         _processes(answer),
         _methods(answer),
-        _section("pool", [_pool(answer["pool"])]),
+        section("pool", [_pool(answer["pool"])]),
         _breakers(answer.get("breakers", [])),
         _caches(answer.get("caches", [])),
-        _section("limits", [_limits(answer.get("limits"))]),
-        _section("push queue", [_queue(answer.get("pushQueue"))]),
-        _section("streams", [_streams(answer.get("streams", {}))]),
-        _section("migrations", [_migrations(answer.get("migrations"))]),
+        section("limits", [_limits(answer.get("limits"))]),
+        section("push queue", [_queue(answer.get("pushQueue"))]),
+        section("streams", [_streams(answer.get("streams", {}))]),
+        section("migrations", [_migrations(answer.get("migrations"))]),
+        section("objectives over 30 days", objective_lines(answer.get("slos", []))),
     ]
     return "\n\n".join(sections)
 
@@ -46,13 +47,13 @@ def _processes(answer: Answer) -> str:
     ]
     for one in processes:
         told = _moment(one["updateTime"])
-        ago = "now" if one is own else f"{_span(max(0.0, (now - told).total_seconds()))} ago" if now else "?"
+        ago = "now" if one is own else f"{span(max(0.0, (now - told).total_seconds()))} ago" if now else "?"
         up_s = (told - _moment(one["startTime"])).total_seconds()
         rows.append(
-            (_clean(one["process"]), _clean(one["role"]), _span(up_s), ago, _clean(_build(one["build"])), *_load(one))
+            (clean(one["process"]), clean(one["role"]), span(up_s), ago, clean(_build(one["build"])), *_load(one))
         )
     more = int(answer.get("omittedProcessCount", 0))
-    return _section(f"processes ({len(processes) + more})", [*_columns(rows, right={2, 3, 5, 6, 8})], more)
+    return section(f"processes ({len(processes) + more})", [*columns(rows, right={2, 3, 5, 6, 8})], more)
 
 
 def _is_own(one: Answer, answer: Answer) -> bool:
@@ -68,7 +69,7 @@ def _load(one: Answer) -> tuple[str, ...]:
         _share(errors, calls),
         f"{pool['inUse']}/{pool['maxSize']}",
         str(one.get("streams", {}).get("open", 0)),
-        _clean(", ".join(closed)) or "-",
+        clean(", ".join(closed)) or "-",
     )
 
 
@@ -76,48 +77,48 @@ def _methods(answer: Answer) -> str:
     rows: list[tuple[str, ...]] = [("METHOD", "CALLS", "CALLS/S", "ERRORS", "P50", "P95", "P99")]
     rows += [
         (
-            _clean(one["method"].removeprefix(_SERVICE)),
+            clean(one["method"].removeprefix(_SERVICE)),
             str(one["calls"]),
             f"{float(one['rate']):.1f}",
             _share(int(one["errors"]), int(one["calls"])),
-            *(_span(_seconds(one[name])) for name in ("p50", "p95", "p99")),
+            *(span(seconds_of(one[name])) for name in ("p50", "p95", "p99")),
         )
         for one in answer.get("rpcs", [])
     ]
-    title = f"methods of this process, last {_span(_seconds(answer.get('rpcWindow', '0s')))}"
-    return _section(title, _columns(rows, right=set(range(1, 7))) if len(rows) > 1 else ["none was called"])
+    title = f"methods of this process, last {span(seconds_of(answer.get('rpcWindow', '0s')))}"
+    return section(title, columns(rows, right=set(range(1, 7))) if len(rows) > 1 else ["none was called"])
 
 
 def _pool(pool: Answer) -> str:
     server = pool.get("serverConnections", {})
-    states = ", ".join(f"{_clean(state)} {count}" for state, count in sorted(server.items())) or "unknown"
+    states = ", ".join(f"{clean(state)} {count}" for state, count in sorted(server.items())) or "unknown"
     return (
         f"{pool['size']} of {pool['maxSize']} connections, {pool['inUse']} in use, {pool['waiters']} wait, "
-        f"p95 of the wait {_span(_seconds(pool['acquireP95']))}; PostgreSQL has: {states}"
+        f"p95 of the wait {span(seconds_of(pool['acquireP95']))}; PostgreSQL has: {states}"
     )
 
 
 def _breakers(breakers: Sequence[Answer]) -> str:
     rows: list[tuple[str, ...]] = [("BREAKER", "STATE", "FAILURES", "LAST OPENED")]
     rows += [
-        (_clean(one["name"]), one["state"].removeprefix(_BREAKER), str(one["failures"]), one.get("openedTime", "never"))
+        (clean(one["name"]), one["state"].removeprefix(_BREAKER), str(one["failures"]), one.get("openedTime", "never"))
         for one in breakers
     ]
-    return _section("breakers", _columns(rows, right={2}))
+    return section("breakers", columns(rows, right={2}))
 
 
 def _caches(caches: Sequence[Answer]) -> str:
     rows: list[tuple[str, ...]] = [("CACHE", "ENTRIES", "HITS", "MISSES", "HIT RATE", "EVICTIONS")]
     rows += [
         (
-            _clean(one["name"]),
+            clean(one["name"]),
             *(str(one[name]) for name in ("entries", "hits", "misses")),
             f"{100 * float(one['hitRate']):.1f} %",
             str(one["evictions"]),
         )
         for one in caches
     ]
-    return _section("caches", _columns(rows, right={1, 2, 3, 4, 5}))
+    return section("caches", columns(rows, right={1, 2, 3, 4, 5}))
 
 
 def _limits(limits: Answer | None) -> str:
@@ -133,7 +134,7 @@ def _queue(queue: Answer | None) -> str:
         return "unknown"
     counts = ", ".join(f"{one['state'].removeprefix(_STATE)} {one['count']}" for one in queue.get("counts", []))
     oldest = queue.get("oldestPendingAge")
-    late = "nothing is overdue" if oldest is None else f"the oldest is {_span(_seconds(oldest))} overdue"
+    late = "nothing is overdue" if oldest is None else f"the oldest is {span(seconds_of(oldest))} overdue"
     return f"{counts or 'empty'}; {late}{'; there are more than were counted' if queue['truncated'] else ''}"
 
 
@@ -147,16 +148,31 @@ def _migrations(migrations: Answer | None) -> str:
     return f"{migrations['applied']} applied, {migrations['known']} known"
 
 
+def objective_lines(objectives: Sequence[Answer]) -> list[str]:
+    """Return a line for each objective of a deployment, below a head; one line if they are not known."""
+    if not objectives:
+        return ["unknown"]
+    rows: list[tuple[str, ...]] = [("OBJECTIVE", "WANTED", "REACHED", "BUDGET LEFT", "EVENTS")]
+    for one in objectives:
+        events = float(one["events"])
+        reached, left = f"{100 * float(one['actual']):.3f} %", f"{100 * float(one['errorBudgetRemaining']):.1f} %"
+        wanted = f"{100 * float(one['objective']):g} %"
+        rows.append((clean(one["name"]), wanted, reached if events else "-", left, f"{events:.0f}"))
+    return columns(rows, right={1, 2, 3, 4})
+
+
 def _build(build: Answer) -> str:
     revision = build.get("revision")
     return f"{build.get('version')} ({revision})" if revision else f"{build.get('version')}"
 
 
-def _section(title: str, lines: Iterable[str], more: int = 0) -> str:
+def section(title: str, lines: Iterable[str], more: int = 0) -> str:
+    """Return lines below a title, and how many more there are."""
     return "\n".join([title, *(f"{_GAP}{line}" for line in lines), *([f"{_GAP}and {more} more"] if more else [])])
 
 
-def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], right: set[int]) -> list[str]:
+    """Return rows whose cells stand below each other; the columns `right` are set to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         _GAP.join(
@@ -171,11 +187,13 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def _seconds(span: str) -> float:
+def seconds_of(span: str) -> float:
+    """Return the seconds of a Duration as JSON has it."""
     return float(span.removesuffix("s"))
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Return a span of time in words, to two or three digits."""
     if seconds < 1.0:
         return f"{1_000 * seconds:.1f} ms" if seconds else "0 s"
     if seconds < 120.0:
@@ -188,6 +206,6 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Leave out what a terminal would act on: names come from hosts and settings."""
     return "".join(one for one in text if unicodedata.category(one)[0] != "C")

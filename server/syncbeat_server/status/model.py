@@ -151,3 +151,174 @@ class DeploymentStatus:
     omitted: int
     database: DatabaseStatus
     queue: QueueStatus | None
+    objectives: tuple[ObjectiveStatus, ...]
+    """Empty if the database could not be asked."""
+
+
+class Verdict(StrEnum):
+    """Names what a report comes to; each is worse than the one before."""
+
+    OK = "OK"
+    WARN = "WARN"
+    ROLLBACK = "ROLLBACK"
+
+
+class Objective(StrEnum):
+    """Names the objectives of the service."""
+
+    AVAILABILITY = "availability"
+    ERRORS = "errors"
+    HINT_LATENCY = "hint_latency"
+    CALL_LATENCY = "call_latency"
+    PUSH_ACCEPTED = "push_accepted"
+    STALENESS = "staleness"
+
+
+class Series(StrEnum):
+    """Names what is counted, with what its amounts are, in order. Other bounds of buckets need another name."""
+
+    CALLS = "calls"
+    """Ended calls; those not answered in time or refused under load; those that failed by our fault."""
+    SYNC_CALLS = "sync_calls"
+    """Ended calls of SyncService; those of them that failed by our fault."""
+    HINT_SECONDS = "hint_seconds"
+    """Calls of GetHint by duration."""
+    CALL_SECONDS = "call_seconds"
+    """Calls that are no streams by duration."""
+    PUSH = "push"
+    """Attempts that a provider accepted; those of sound messages to sound tokens that it did not."""
+    STALENESS = "staleness"
+    """Changes that devices heard of in time by their app's target; those that they heard of later."""
+    POOL = "pool"
+    """Connections at work, of all samples together; connections that there might have been."""
+    DATABASE = "database"
+    """Statements and transactions; the seconds that they took, with the wait for a connection."""
+    CPU = "cpu"
+    """Seconds of CPU of processes that serve calls; calls that they ended meanwhile."""
+    DEADLOCKS = "deadlocks"
+    """Deadlocks that PostgreSQL ended."""
+
+
+Amounts = tuple[float, ...]
+Sums = Mapping[str, Amounts]
+"""Amounts by series, over some span of time."""
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Service level objectives: shares from 0 to 1, and the seconds that 95 of 100 calls are to take at most.
+
+    A share of fewer than `least_events` events says nothing, and brings no verdict.
+    """
+
+    availability: float = 0.999
+    errors: float = 0.005
+    hint_p95_s: float = 0.05
+    call_p95_s: float = 0.2
+    push_accepted: float = 0.95
+    staleness: float = 0.95
+    least_events: int = 100
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Events that went well or did not."""
+
+    good: float
+    bad: float
+
+    @property
+    def events(self) -> float:
+        """Return how many there were."""
+        return self.good + self.bad
+
+    @property
+    def bad_share(self) -> float:
+        """Return the share that went wrong; 0 without any."""
+        return self.bad / self.events if self.events > 0.0 else 0.0
+
+
+@dataclass(frozen=True)
+class ObjectiveStatus:
+    """One objective over 30 days: what is aimed at and reached, 0 to 1, and the part of its error budget that is left.
+
+    The budget is 1 when it is whole, 0 when it is spent, and negative beyond that.
+    """
+
+    name: str
+    objective: float
+    actual: float
+    budget_left: float
+    events: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The objectives; for alarms the budget left of each, and its burn rate by window (`5m`, `30m`, `1h`, `6h`, `3d`).
+
+    To alarms a budget is whole, and does not burn, while there are too few events to judge it by.
+    """
+
+    objectives: tuple[ObjectiveStatus, ...]
+    budgets: Mapping[str, float]
+    burn_rates: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class FigureRule:
+    """A figure from outside, with what it must pass for WARN and for ROLLBACK: below it, if the second is the lower."""
+
+    name: str
+    warn: float
+    rollback: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure from outside, as an operator entered it."""
+
+    name: str
+    value: float
+    put_at: datetime
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A figure that a verdict goes by. `events` is what it is a share of; None: it is none.
+
+    Where `rollback` is lower than `warn`, less is worse; an infinite one is never passed.
+    """
+
+    name: str
+    value: float
+    warn: float
+    rollback: float
+    unit: str
+    window_s: float = 0.0
+    events: float | None = None
+    verdict: Verdict = Verdict.OK
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Figures that reports are compared by: calls, how long they took, and the CPU of each; 0 without any calls."""
+
+    calls: float = 0.0
+    errors: float = 0.0
+    hints: float = 0.0
+    hint_p95_s: float = 0.0
+    call_p95_s: float = 0.0
+    cpu_calls: float = 0.0
+    cpu_s_per_call: float = 0.0
+
+
+@dataclass(frozen=True)
+class SloReport:
+    """The answer to `GetSloReport`. `objectives` is empty when PostgreSQL could not be asked."""
+
+    verdict: Verdict
+    triggers: tuple[Trigger, ...]
+    window_s: float
+    workload: Workload
+    objectives: tuple[ObjectiveStatus, ...]
+    made_at: datetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from syncbeat_server.status.asked import asked
 from syncbeat_server.status.model import (
@@ -18,6 +18,7 @@ from syncbeat_server.status.model import (
 from syncbeat_server.status.own_status import OwnStatus
 from syncbeat_server.status.policy.shown_breakers import shown_breakers
 from syncbeat_server.status.process_board import ProcessBoard
+from syncbeat_server.status.slo_report import SloReporter
 from syncbeat_server.status.store import server_connections
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.schema_check import Migration, schema_state
@@ -25,21 +26,30 @@ from syncbeat_server.storage.schema_check import Migration, schema_state
 _PUSH, _WEBHOOK = "push:", "webhook:"
 
 
+@dataclass(frozen=True)
+class StatusParts:
+    """Sources of a status: this process, the others, and the objectives of all."""
+
+    own: OwnStatus
+    board: ProcessBoard
+    slo: SloReporter
+
+
 class StatusService:
     """Reads the status of a deployment. What a store does not answer is absent."""
 
     def __init__(
         self,
-        own: OwnStatus,
-        board: ProcessBoard,
+        parts: StatusParts,
         database: Database,
         migrations: Sequence[Migration],
         queue: Callable[[str], Awaitable[QueueStatus]],
         apps: Callable[[], frozenset[str]],
     ) -> None:
         """`queue(app)` returns the push queue of an app; `apps` the apps that there are. `migrations` are the files."""
-        self._own = own
-        self._board = board
+        self._own = parts.own
+        self._board = parts.board
+        self._slo = parts.slo
         self._database = database
         self._migrations = migrations
         self._queue = queue
@@ -47,8 +57,8 @@ class StatusService:
 
     async def read(self, app_id: str, allowed: Collection[str]) -> DeploymentStatus:
         """Return the status of the deployment, with the queue of an app, for a caller that may act for `allowed`."""
-        (processes, omitted), database, queue = await asyncio.gather(
-            self._board.read(), asked(self._read_database()), asked(self._queue(app_id))
+        (processes, omitted), database, queue, stands = await asyncio.gather(
+            self._board.read(), asked(self._read_database()), asked(self._queue(app_id)), self._slo.standing()
         )
         own = self._own.read()
         return DeploymentStatus(
@@ -57,6 +67,7 @@ class StatusService:
             omitted=omitted,
             database=DatabaseStatus() if database is None else database,
             queue=queue,
+            objectives=() if stands is None else stands.objectives,
         )
 
     async def _read_database(self) -> DatabaseStatus:

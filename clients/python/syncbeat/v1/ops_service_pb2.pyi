@@ -610,7 +610,7 @@ Global___ProcessStatus: _TypeAlias = ProcessStatus  # noqa: Y015
 
 @_typing.final
 class SloStatus(_message.Message):
-    """SloStatus is one objective."""
+    """SloStatus is one objective of the deployment over its 30 days, of all apps together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -618,14 +618,17 @@ class SloStatus(_message.Message):
     OBJECTIVE_FIELD_NUMBER: _builtins.int
     ACTUAL_FIELD_NUMBER: _builtins.int
     ERROR_BUDGET_REMAINING_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name says what is measured."""
+    """name says what is measured: availability, errors, hint_latency, call_latency, push_accepted or staleness."""
     objective: _builtins.float
-    """objective is what is aimed at, 0 to 1."""
+    """objective is what is aimed at, 0 to 1: the share of events that go well."""
     actual: _builtins.float
-    """actual is what was reached, 0 to 1."""
+    """actual is what was reached, 0 to 1; 1 when there were no events."""
     error_budget_remaining: _builtins.float
     """error_budget_remaining is how much of what may fail is left, 1 to 0, and below when it is overspent."""
+    events: _builtins.float
+    """events is how many there were: calls, attempts to push, or changes that devices heard of."""
     def __init__(
         self,
         *,
@@ -633,10 +636,11 @@ class SloStatus(_message.Message):
         objective: _builtins.float = ...,
         actual: _builtins.float = ...,
         error_budget_remaining: _builtins.float = ...,
+        events: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "error_budget_remaining", b"error_budget_remaining", "name", b"name", "objective", b"objective"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual", b"actual", "error_budget_remaining", b"error_budget_remaining", "events", b"events", "name", b"name", "objective", b"objective"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,7 +751,7 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def slos(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloStatus]:
-        """slos is empty: objectives are not kept yet."""
+        """slos are the objectives of the deployment, each over 30 days. Empty when the database cannot be asked."""
 
     @_builtins.property
     def migrations(self) -> Global___MigrationStatus:
@@ -821,8 +825,10 @@ class SloTrigger(_message.Message):
     WARN_THRESHOLD_FIELD_NUMBER: _builtins.int
     ROLLBACK_THRESHOLD_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name says what is measured."""
+    """name says what is measured; docs/slo.md lists them."""
     verdict: Global___SloVerdict.ValueType
     """verdict is what this figure alone comes to."""
     value: _builtins.float
@@ -830,9 +836,19 @@ class SloTrigger(_message.Message):
     warn_threshold: _builtins.float
     """warn_threshold is what the figure must pass for WARN."""
     rollback_threshold: _builtins.float
-    """rollback_threshold is what the figure must pass for ROLLBACK."""
+    """rollback_threshold is what the figure must pass for ROLLBACK; infinite where it never comes to that. Where it is
+    below warn_threshold less is worse: the figure passes a threshold by being below it.
+    """
     unit: _builtins.str
-    """unit is what the figures count: "ratio", "s", "1/s"."""
+    """unit is what the figures count: "ratio", "s", "count", "burn rate"; empty for figures from outside."""
+    events: _builtins.float
+    """events is how many events a ratio or p95 is of. Those of too few (SLO_LEAST_EVENTS) come to OK. Absent: it is
+    about none.
+    """
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """window is the span that the figure is about. Absent: it is about now."""
+
     def __init__(
         self,
         *,
@@ -842,14 +858,66 @@ class SloTrigger(_message.Message):
         warn_threshold: _builtins.float = ...,
         rollback_threshold: _builtins.float = ...,
         unit: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+        events: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_events", b"_events", "events", b"events", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "rollback_threshold", b"rollback_threshold", "unit", b"unit", "value", b"value", "verdict", b"verdict", "warn_threshold", b"warn_threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_events", b"_events", "events", b"events", "name", b"name", "rollback_threshold", b"rollback_threshold", "unit", b"unit", "value", b"value", "verdict", b"verdict", "warn_threshold", b"warn_threshold", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__events: _TypeAlias = _typing.Literal["events"]  # noqa: Y015
+    _WhichOneofArgType__events: _TypeAlias = _typing.Literal["_events", b"_events"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__events) -> _WhichOneofReturnType__events | None: ...
+
+Global___SloTrigger: _TypeAlias = SloTrigger  # noqa: Y015
+
+@_typing.final
+class SloWorkload(_message.Message):
+    """SloWorkload is what two reports are compared by, over window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
+    HINT_P95_FIELD_NUMBER: _builtins.int
+    CALL_P95_FIELD_NUMBER: _builtins.int
+    CPU_PER_CALL_FIELD_NUMBER: _builtins.int
+    calls: _builtins.float
+    """calls is how many ended, of all methods."""
+    errors: _builtins.float
+    """errors is how many of them failed by our fault."""
+    hints: _builtins.float
+    """hints is how many of them were calls of GetHint."""
+    @_builtins.property
+    def hint_p95(self) -> _duration_pb2.Duration:
+        """hint_p95 is the time that 95 in 100 calls of GetHint took at most."""
+
+    @_builtins.property
+    def call_p95(self) -> _duration_pb2.Duration:
+        """call_p95 is the time that 95 in 100 calls of all methods took at most, but for streams."""
+
+    @_builtins.property
+    def cpu_per_call(self) -> _duration_pb2.Duration:
+        """cpu_per_call is the CPU time of processes that serve calls over the calls that they ended."""
+
+    def __init__(
+        self,
+        *,
+        calls: _builtins.float = ...,
+        errors: _builtins.float = ...,
+        hints: _builtins.float = ...,
+        hint_p95: _duration_pb2.Duration | None = ...,
+        call_p95: _duration_pb2.Duration | None = ...,
+        cpu_per_call: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_p95", b"call_p95", "cpu_per_call", b"cpu_per_call", "hint_p95", b"hint_p95"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_p95", b"call_p95", "calls", b"calls", "cpu_per_call", b"cpu_per_call", "errors", b"errors", "hint_p95", b"hint_p95", "hints", b"hints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SloTrigger: _TypeAlias = SloTrigger  # noqa: Y015
+Global___SloWorkload: _TypeAlias = SloWorkload  # noqa: Y015
 
 @_typing.final
 class GetSloReportRequest(_message.Message):
@@ -863,8 +931,8 @@ class GetSloReportRequest(_message.Message):
     """app_id is the app. A service for several apps names it. The figures are those of all apps."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """window is how far to look back: 1 min to 30 days. Absent: 1 hour. What the process has not seen is not
-        told.
+        """window is how far to look back: 1 min to 30 days. Absent: 1 hour, times SLO_WINDOW_SCALE. Burn rates, the pool
+        and the latency of the database have windows of their own.
         """
 
     def __init__(
@@ -890,6 +958,9 @@ class GetSloReportResponse(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     TRIGGERS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    OBJECTIVES_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
     verdict: Global___SloVerdict.ValueType
     """verdict is the worst of the triggers'."""
     @_builtins.property
@@ -898,7 +969,19 @@ class GetSloReportResponse(_message.Message):
 
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """window is how far back the figures reach: shorter than asked for when the process is younger."""
+        """window is how far back the figures reach: shorter than asked for when nothing was counted before."""
+
+    @_builtins.property
+    def objectives(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloStatus]:
+        """objectives are those of the deployment, each over 30 days. Empty when the database cannot be asked."""
+
+    @_builtins.property
+    def workload(self) -> Global___SloWorkload:
+        """workload is what later reports are compared by."""
+
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp:
+        """report_time is when the report was made, by the clock of the process that answers."""
 
     def __init__(
         self,
@@ -906,10 +989,13 @@ class GetSloReportResponse(_message.Message):
         verdict: Global___SloVerdict.ValueType = ...,
         triggers: _abc.Iterable[Global___SloTrigger] | None = ...,
         window: _duration_pb2.Duration | None = ...,
+        objectives: _abc.Iterable[Global___SloStatus] | None = ...,
+        workload: Global___SloWorkload | None = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report_time", b"report_time", "window", b"window", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["triggers", b"triggers", "verdict", b"verdict", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objectives", b"objectives", "report_time", b"report_time", "triggers", b"triggers", "verdict", b"verdict", "window", b"window", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,8 +68,9 @@ class OpsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSloReport(self, request, context):
-        """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-        should go on. It is not served yet, and answers UNIMPLEMENTED.
+        """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
+        should go on: from what all processes counted and wrote to the database, and what the one that answers has not
+        written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,9 @@ class OpsServiceStub:
     are absent.
     """
     GetSloReport: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.GetSloReportRequest, _ops_service_pb2.GetSloReportResponse]
-    """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-    should go on. It is not served yet, and answers UNIMPLEMENTED.
+    """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
+    should go on: from what all processes counted and wrote to the database, and what the one that answers has not
+    written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
     """
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]
     """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
@@ -65,8 +66,9 @@ class OpsServiceAsyncStub(OpsServiceStub):
     are absent.
     """
     GetSloReport: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.GetSloReportRequest, _ops_service_pb2.GetSloReportResponse]  # type: ignore[assignment]
-    """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-    should go on. It is not served yet, and answers UNIMPLEMENTED.
+    """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
+    should go on: from what all processes counted and wrote to the database, and what the one that answers has not
+    written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
     """
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
@@ -96,8 +98,9 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ops_service_pb2.GetSloReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ops_service_pb2.GetSloReportResponse, _abc.Awaitable[_ops_service_pb2.GetSloReportResponse]]:
-        """GetSloReport answers whether the service keeps its objectives over a window, and whether a roll-out
-        should go on. It is not served yet, and answers UNIMPLEMENTED.
+        """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
+        should go on: from what all processes counted and wrote to the database, and what the one that answers has not
+        written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
         """
 
     @_abc_1.abstractmethod

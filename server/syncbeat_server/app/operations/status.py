@@ -10,6 +10,7 @@ from importlib.metadata import version
 from os import getpid
 
 from syncbeat_server import __version__
+from syncbeat_server.app.operations.slo import SloFeature
 from syncbeat_server.app.process_rules import StatusRules
 from syncbeat_server.clock import Clock
 from syncbeat_server.ops.metrics import Metrics
@@ -20,7 +21,7 @@ from syncbeat_server.push.service import PushService
 from syncbeat_server.status.model import BuildStatus, LimitStatus, PoolStatus, QueueStatus
 from syncbeat_server.status.own_status import CallSource, Identity, OwnStatus
 from syncbeat_server.status.process_board import ProcessBoard
-from syncbeat_server.status.service import StatusService
+from syncbeat_server.status.service import StatusParts, StatusService
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.schema_check import read_migrations
@@ -67,7 +68,7 @@ def limit_status(figures: LimitFigures, metrics: Metrics) -> Callable[[], LimitS
 
 
 def status_service(
-    feature: StatusFeature, database: Database, push: PushService, apps: Callable[[], Iterable[str]]
+    feature: StatusFeature, slo: SloFeature, database: Database, push: PushService, apps: Callable[[], Iterable[str]]
 ) -> StatusService:
     """Create what answers GetStatus."""
 
@@ -77,7 +78,8 @@ def status_service(
             {state.value: count for state, count in depth.counts.items()}, depth.oldest_overdue_s, depth.truncated
         )
 
-    return StatusService(feature.own, feature.board, database, read_migrations(), queue, lambda: frozenset(apps()))
+    parts = StatusParts(feature.own, feature.board, slo.reporter)
+    return StatusService(parts, database, read_migrations(), queue, lambda: frozenset(apps()))
 
 
 def _pool(database: Database) -> PoolStatus:

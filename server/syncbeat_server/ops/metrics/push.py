@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -11,6 +12,8 @@ class PushMetrics:
     """Metrics of the delivery worker of one process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.outcomes: Counts[str] = Counts()
+        """Delivery attempts by what became of them."""
         self._outcomes = Counter(
             "syncbeat_delivery_attempts", "Delivery attempts by what became of them", ("outcome",), registry=registry
         )
@@ -57,6 +60,7 @@ class PushMetrics:
 
     def attempt_ended(self, outcome: str) -> None:
         """Count a delivery attempt by its outcome."""
+        self.outcomes[outcome] += 1
         self._outcomes.labels(outcome).inc()
 
     def outcomes_voided(self, count: int) -> None:

@@ -10,6 +10,7 @@ from syncbeat_server.ops.metrics.push import PushMetrics
 from syncbeat_server.ops.metrics.ratelimit import LimitMetrics
 from syncbeat_server.ops.metrics.resilience import ResilienceMetrics
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
+from syncbeat_server.ops.metrics.slo import SloMetrics
 from syncbeat_server.ops.metrics.storage import StorageMetrics
 from syncbeat_server.ops.metrics.sync import SyncMetrics
 from syncbeat_server.ops.metrics.webhooks import WebhookMetrics
@@ -29,3 +30,4 @@ class Metrics:
         self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
         self.resilience = ResilienceMetrics(self.registry)
+        self.slo = SloMetrics(self.registry)

@@ -68,6 +68,8 @@ class RpcMetrics:
         self._shed = Counter(
             "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=registry
         )
+        self.shed = 0
+        """Calls refused because there were too many, of all ranks."""
         self._tokens_refused = Counter(
             "syncbeat_tokens_refused",
             "Calls refused for their token or for having none, by cause; the log says more",
@@ -93,4 +95,5 @@ class RpcMetrics:
 
     def call_shed(self, rank: str) -> None:
         """Count a call refused because there were too many."""
+        self.shed += 1
         self._shed.labels(rank).inc()

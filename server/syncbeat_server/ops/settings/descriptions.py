@@ -15,7 +15,11 @@ from syncbeat_server.ops.settings.sources import PREFIX
 _SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 _FORMATS = {"path": "file or folder", "password": "secret text", "ipv4network": "network", "ipv6network": "network"}
 _PORT = r":\d{1,5}"
-_ENTRIES = {"TokenEntry": "`name:sha256-hex:methods:apps`", "CertificateEntry": "`name:methods:apps:san`"}
+_ENTRIES = {
+    "TokenEntry": "`name:sha256-hex:methods:apps`",
+    "CertificateEntry": "`name:methods:apps:san`",
+    "FigureEntry": "`name>warn>rollback`",
+}
 
 
 @dataclass(frozen=True)

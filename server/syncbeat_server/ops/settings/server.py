@@ -27,6 +27,7 @@ from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.cache_memory import default_cache_mib, devices_in, memory_limit_bytes
 from syncbeat_server.ops.settings.app import AppSettings, session_issuer
 from syncbeat_server.ops.settings.sessions import SessionSettings
+from syncbeat_server.ops.settings.slo import SloSettings
 from syncbeat_server.ops.settings.sources import PREFIX
 from syncbeat_server.ops.settings.types import (
     Address,
@@ -69,7 +70,7 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
-class Settings(AppSettings, SessionSettings):
+class Settings(AppSettings, SessionSettings, SloSettings):
     """All settings of a process. Each field but `apps` is the environment variable SYNCBEAT_<NAME>."""
 
     listen: Address = Field(

@@ -142,14 +142,15 @@ def _seconds(value: object) -> object:
 
 
 def _token_entries(value: object) -> object:
-    return _entries(value, TokenEntry.parse, _BEARER_FORM) if isinstance(value, str) else value
+    return parse_entries(value, TokenEntry.parse, _BEARER_FORM) if isinstance(value, str) else value
 
 
 def _certificate_entries(value: object) -> object:
-    return _entries(value, CertificateEntry.parse, _CERTIFICATE_FORM) if isinstance(value, str) else value
+    return parse_entries(value, CertificateEntry.parse, _CERTIFICATE_FORM) if isinstance(value, str) else value
 
 
-def _entries(text: str, parse: Callable[[str], _T], form: str) -> tuple[_T, ...]:
+def parse_entries(text: str, parse: Callable[[str], _T], form: str) -> tuple[_T, ...]:
+    """Parse entries separated by commas. Raises ValueError that tells the number of a malformed one, and the form."""
     entries = []
     for number, part in enumerate(_parts(text), start=1):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from syncbeat.v1 import auth_service_pb2, push_service_pb2
 from syncbeat.v1 import ops_service_pb2 as pb
 from syncbeat_server.rpc.convert.fields import duration, timestamp
+from syncbeat_server.rpc.convert.slo import objective_message
 from syncbeat_server.status.model import (
     BreakerStatus,
     BuildStatus,
@@ -44,6 +45,7 @@ def status_message(status: DeploymentStatus) -> pb.GetStatusResponse:
         rpc_window=duration(own.window_s),
         processes=map(_process, status.processes),
         omitted_process_count=status.omitted,
+        slos=map(objective_message, status.objectives),
     )
 
 

@@ -26,7 +26,7 @@ class Counts(Protocol):
         ...
 
 
-def quantile(bounds: Sequence[float], buckets: Sequence[int], share: float) -> float:
+def quantile(bounds: Sequence[float], buckets: Sequence[float], share: float) -> float:
     """Return the time that this share of the calls took at most, interpolated within its bucket.
 
     Calls above the last bound count as that. 0 without calls.

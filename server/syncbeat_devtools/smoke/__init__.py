@@ -1,0 +1,1 @@
+"""The command `smoke`: one user's way through a deployment, after it was deployed."""

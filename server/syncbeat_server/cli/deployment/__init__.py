@@ -1,0 +1,1 @@
+"""Commands that call a deployment from outside, with a token, as its clients do."""

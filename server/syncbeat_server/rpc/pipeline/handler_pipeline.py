@@ -252,12 +252,11 @@ def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: Cal
         answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
             return checked
-        serialized: bytes = answer.SerializeToString()
     except BaseException:
         call.leave()  # now, not when its task goes on, so that the rest of the batch finds room
         raise
     call.record()
-    return serialized
+    return answer
 
 
 def _deadline_exceeded(error: BaseException) -> BaseException:

@@ -33,6 +33,7 @@ _COMMANDS_OF = {
         "status",
         "slo",
         "smoke",
+        "soak",
         "simulate",
     ),
     "embedded": ("fake-fcm", "demo"),
@@ -150,6 +151,7 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.check_config import add_check_config
     from syncbeat_server.cli.deployment.slo import add_slo
     from syncbeat_server.cli.deployment.smoke import add_smoke
+    from syncbeat_server.cli.deployment.soak import add_soak
     from syncbeat_server.cli.devtools import add_demo, add_fake_fcm
     from syncbeat_server.cli.events import add_events
     from syncbeat_server.cli.migrate import add_migrate
@@ -159,7 +161,7 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.tokens import add_token
 
     servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_events, add_token, add_status)
-    for add in (*servers, add_slo, add_smoke, add_simulate):
+    for add in (*servers, add_slo, add_smoke, add_soak, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

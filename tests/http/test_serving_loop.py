@@ -32,7 +32,10 @@ async def operators() -> AsyncIterator[int]:
     async def health() -> HealthReport:
         return HealthReport(Readiness.READY)
 
-    port, views = free_port(), OperatorViews(CollectorRegistry(), health, dict, lambda: b"{}")
+    async def metrics() -> CollectorRegistry:
+        return CollectorRegistry()
+
+    port, views = free_port(), OperatorViews(metrics, health, dict, lambda: b"{}")
     async with serve_http(f"127.0.0.1:{port}", views, share_port=False):
         yield port
 

@@ -104,7 +104,7 @@ async def _serving(
     pipeline = HandlerPipeline(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
-    pipeline.limits = limits.calls
+    pipeline.limits, pipeline.tracer = limits.calls, process.tracer
     process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
     process.metrics.rpc.open_streams.set_function(lambda: len(hub))
     push = await _push_service(process, notifier)

@@ -14,6 +14,7 @@ from syncbeat_server.directory.service import existing_scopes, join_scope, leave
 from syncbeat_server.errors import NotFound, SyncbeatError
 from syncbeat_server.events.model import EffectResult, Effects, MemberEffect, NotificationEffect, UserAction
 from syncbeat_server.events.user_lifecycle import delete_user, disable_user, enable_user
+from syncbeat_server.ops.tracing.spans import current_traceparent
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Kind, NewNotification
 from syncbeat_server.ratelimit.model import TierPolicy
@@ -108,6 +109,7 @@ def notification_of(app_id: str, caller: str, effect: NotificationEffect, notifi
         critical=effect.critical,
         ttl_s=effect.ttl_s,
         patient=effect.patient,
+        traceparent=current_traceparent(),
     )
 
 

@@ -11,6 +11,7 @@ from syncbeat_server.audit.model import AuditAction, app_subject, user_subject
 from syncbeat_server.audit.record import record
 from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError, TokenFault, TokenInvalid
+from syncbeat_server.ops.tracing.spans import current_span
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
 from syncbeat_server.push.model import (
@@ -139,12 +140,15 @@ class PushService:
         if delivery_id is None:
             raise TokenInvalid("not an ack token of ours", TokenFault.ACK_TOKEN, "not made here")
         async with self._database.connection() as conn:
-            state = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
-        if state is None:
+            receipt = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
+        if receipt is None:
             raise TokenInvalid(
                 "its delivery is not kept any more", TokenFault.ACK_TOKEN, "its delivery is not kept any more"
             )
-        return state
+        span = current_span.get()
+        if span is not None and receipt.traceparent:
+            span.link(receipt.traceparent)
+        return receipt.state
 
     async def _write(self, sends: Sequence[_Send]) -> list[Acceptance | SyncbeatError]:
         async with self._database.transaction() as conn:

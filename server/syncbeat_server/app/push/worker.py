@@ -57,6 +57,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 TokenBucket(process.bus, _rate(settings), process.clock),
                 process.clock,
                 process.metrics.push,
+                process.tracer,
             ),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,

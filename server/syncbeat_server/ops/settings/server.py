@@ -83,6 +83,11 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         pattern=r"^(.+:\d{1,5})?$",
         description="The address of /metrics, /healthz, /readyz and the sessions' public keys over HTTP. Empty: off.",
     )
+    metrics_dir: OptionalPath = Field(
+        default=None,
+        description="A private folder by which any process of a machine answers /metrics for all that have it. Unset, "
+        "with WORKERS above 1: a temporary one.",
+    )
     events_listen: Address = Field(
         default="",
         pattern=r"^(.+:\d{1,5})?$",

@@ -130,5 +130,5 @@ def _handler(authenticator: Authenticator, limits: CallLimits) -> Serve:
     pipeline = HandlerPipeline(authenticator, Metrics().rpc, _CLOCK, admission)
     pipeline.limits = limits
     method, policy = _SERVICE.methods_by_name["GetHint"], access_policies(_SERVICE)["GetHint"]
-    handler: Any = pipeline.handler(method, policy, wait, lambda _request, _call: _ANSWER)
+    handler: Any = pipeline.handler(method, policy, wait, lambda _request, _call: _ANSWER.SerializeToString())
     return cast(Serve, handler.stream_unary)

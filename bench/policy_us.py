@@ -43,5 +43,5 @@ def _scope(commits: int) -> ScopeState:
 def _measure_decisions(situation: Situation, tuning: Tuning) -> Round:
     before = time.process_time()
     for number in range(_HINTS):
-        decide(situation, tuning, _NOW + timedelta(seconds=number % 60), changed=False)
+        decide(situation, tuning, _NOW.timestamp() + number % 60, changed=False)
     return Round((time.process_time() - before) / _HINTS * 1e6, None, None)

@@ -107,5 +107,5 @@ def _handler(pipeline: type[HandlerPipeline], authenticator: Authenticator, trac
     made = pipeline(authenticator, Metrics().rpc, _CLOCK, admission)
     made.tracer = tracer
     method, policy = _SERVICE.methods_by_name["GetHint"], access_policies(_SERVICE)["GetHint"]
-    handler: Any = made.handler(method, policy, wait, lambda _request, _call: _ANSWER)
+    handler: Any = made.handler(method, policy, wait, lambda _request, _call: _ANSWER.SerializeToString())
     return cast(Serve, handler.stream_unary)

@@ -153,3 +153,21 @@ async def test_failure_of_ours_is_a_problem_document_without_its_text(caplog: py
         assert (await answer.json(content_type=None))["reason"] == "INTERNAL"
         assert "a secret" not in await answer.text()
     assert "a secret" in caplog.text
+
+
+async def test_operator_endpoint_listens_on_an_ipv6_address() -> None:
+    free = free_port()
+
+    async def health() -> HealthReport:
+        return HealthReport(Readiness.READY)
+
+    async def metrics() -> CollectorRegistry:
+        return CollectorRegistry()
+
+    views = OperatorViews(metrics, health, dict, lambda: b"{}")
+    async with (
+        serve_http(f"[::1]:{free}", views, share_port=False),
+        aiohttp.ClientSession() as http,
+        http.get(f"http://[::1]:{free}/healthz") as answer,
+    ):
+        assert answer.status == 200

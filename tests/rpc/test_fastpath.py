@@ -22,10 +22,10 @@ from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.rpc.contract.options import rules_of
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
-from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
+from syncbeat_server.rpc.fastpath.hint_message import HintAnswerEncoder, hint_answer, hint_message
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
-from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp
+from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp, set_unix_time
 from syncbeat_server.rpc.server import CONTRACT
 from syncbeat_server.rpc.validation.message_validator import compile_validator
 from syncbeat_server.rpc.validation.value_checks import max_bytes_of
@@ -112,6 +112,14 @@ def test_time_fields_set_a_timestamp_like_from_datetime(moment: datetime) -> Non
     assert fast == plain
 
 
+@given(st.floats(-1e9, 1e11))
+def test_time_fields_set_a_unix_time_like_from_microseconds(at: float) -> None:
+    fast, plain = Timestamp(), Timestamp()
+    set_unix_time(fast, at)
+    plain.FromMicroseconds(round(at * 1e6))
+    assert fast == plain
+
+
 @given(spans)
 def test_time_fields_set_a_duration_like_from_microseconds(span_s: float) -> None:
     fast, plain = Duration(), Duration()
@@ -125,7 +133,7 @@ hints = st.builds(
     Hint,
     spans,
     st.sampled_from(Priority),
-    moments,
+    st.floats(0.0, 1e10),
     st.booleans(),
     st.lists(cursors, max_size=4).map(tuple),
     st.booleans(),
@@ -135,11 +143,15 @@ hints = st.builds(
 )
 
 
+ENCODER = HintAnswerEncoder()
+"""One for all examples, so that no answer has anything of the one before."""
+
+
 @given(hints)
 def test_hint_message_is_what_the_constructor_makes(hint: Hint) -> None:
     interval, due = Duration(), Timestamp()
     interval.FromMicroseconds(round(max(0.0, hint.poll_interval_s) * 1e6))
-    due.FromDatetime(hint.next_poll_at)
+    due.FromMicroseconds(round(hint.next_poll_at * 1e6))
     plain = pb.Hint(
         poll_interval=interval,
         priority=pb.Priority.Value(f"PRIORITY_{hint.priority.name}"),
@@ -153,6 +165,17 @@ def test_hint_message_is_what_the_constructor_makes(hint: Hint) -> None:
     )
     assert hint_message(hint) == plain
     assert hint_answer(hint) == pb.GetHintResponse(hint=plain)
+    encoded = ENCODER.encode(hint)
+    assert pb.GetHintResponse.FromString(encoded) == pb.GetHintResponse(hint=plain)
+    assert len(encoded) == hint_answer(hint).ByteSize(), "nothing is encoded twice"
+
+
+@pytest.mark.parametrize("count", [0, 1, 32, 33])
+def test_hint_answer_holds_the_longest_heads(count: int) -> None:
+    """The length of 32 takes two octets; 33 are encoded by the plain version."""
+    heads = tuple(Cursor(f"{number:03}" + "s" * 125, "e" * 128, 2**62) for number in range(count))
+    hint = Hint(30.5, Priority.FAST, 1.8e9, True, heads, False, 305.0)
+    assert pb.GetHintResponse.FromString(ENCODER.encode(hint)) == hint_answer(hint)
 
 
 # ------------------------------------------------------------------------------------ request_batcher, shared_deadline

@@ -120,7 +120,7 @@ async def test_hint_books_the_expected_arrival(sync: SyncFeature) -> None:
     await sync.service.list_changes(APP, PHONE.user_id, PHONE, Cursor("couple"), 10)
     assert sync.pacing.book.take_unshared() == {}, "it comes by the hint for all of its scopes"
     hint = await sync.hint(explain=True)
-    assert sync.pacing.book.take_unshared() == {int(hint.next_poll_at.timestamp()): 1}
+    assert sync.pacing.book.take_unshared() == {int(hint.next_poll_at): 1}
     assert "load is 0% of what can be borne" in hint.explanation
 
 

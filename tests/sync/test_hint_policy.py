@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -193,8 +192,8 @@ def test_interval_of_a_streaming_device_ignores_triggers() -> None:
 
 def test_stream_advice_is_not_undermined_by_the_open_stream() -> None:
     for scopes in ([scope(6)], [scope()]):
-        alone = policy.decide(Situation(scopes, LOOKING), DEFAULT_TUNING, START, changed=False)
-        streaming = policy.decide(Situation(scopes, LOOKING, streaming=True), DEFAULT_TUNING, START, changed=False)
+        alone = policy.decide(Situation(scopes, LOOKING), DEFAULT_TUNING, NOW, changed=False)
+        streaming = policy.decide(Situation(scopes, LOOKING, streaming=True), DEFAULT_TUNING, NOW, changed=False)
         assert streaming.prefer_stream is alone.prefer_stream
         assert streaming.poll_interval_s > alone.poll_interval_s
 
@@ -230,7 +229,7 @@ def test_boost_without_effect_keeps_the_stretch(tier: Priority, stretch: float) 
     assert 50.0 < wanted < 109.0
     hint, boosted = (
         policy.decide(
-            Situation([one], AWAY), DEFAULT_TUNING, START, changed=False, pace=lambda s, _: stretch * s, explain=True
+            Situation([one], AWAY), DEFAULT_TUNING, NOW, changed=False, pace=lambda s, _: stretch * s, explain=True
         )
         for one in (plain, idle)
     )
@@ -242,7 +241,7 @@ def test_boost_without_effect_keeps_the_stretch(tier: Priority, stretch: float) 
 def test_boost_is_kept_under_load() -> None:
     fast = scope()._replace(boosted=Priority.FAST, boosted_until=NOW + 60.0)
     hint = policy.decide(
-        Situation([fast], AWAY), DEFAULT_TUNING, START, changed=False, pace=lambda wait, _: 12.0 * wait, explain=True
+        Situation([fast], AWAY), DEFAULT_TUNING, NOW, changed=False, pace=lambda wait, _: 12.0 * wait, explain=True
     )
     assert hint.poll_interval_s == 30.0
     assert "a boost holds it at 30.0 s" in hint.explanation
@@ -254,7 +253,7 @@ def test_interval_never_goes_below_the_floor(name: SchedulingPolicy) -> None:
     boosted = scope(9)._replace(boosted=Priority.IMMEDIATE, boosted_until=NOW + 60.0)
     for one in (scope(9), boosted):
         assert wait(Situation([one], LOOKING), slow) == 60.0
-    hint = policy.decide(Situation([boosted], LOOKING), slow, START, changed=False, pace=lambda wait, _: 2.0 * wait)
+    hint = policy.decide(Situation([boosted], LOOKING), slow, NOW, changed=False, pace=lambda wait, _: 2.0 * wait)
     assert hint.poll_interval_s == 60.0
 
 
@@ -295,8 +294,8 @@ def test_interval_of_many_scopes_uses_a_sample_of_quiet_ones() -> None:
 
 def test_hint_contains_interval_validity_and_heads() -> None:
     situation = Situation([scope(4, name="b", head=7), scope(0, name="a", head=3)], LOOKING)
-    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=True)
-    assert hint.next_poll_at == START + timedelta(seconds=hint.poll_interval_s)
+    hint = policy.decide(situation, DEFAULT_TUNING, NOW, changed=True)
+    assert hint.next_poll_at == NOW + hint.poll_interval_s
     assert hint.priority is policy.tier(hint.poll_interval_s)
     assert hint.heads == (Cursor("a", "e", 3), Cursor("b", "e", 7))
     assert (hint.changed, hint.explanation) == (True, "")
@@ -304,7 +303,7 @@ def test_hint_contains_interval_validity_and_heads() -> None:
 
 
 def test_interval_without_scopes_is_the_longest() -> None:
-    hint = policy.decide(Situation([], LOOKING), DEFAULT_TUNING, START, changed=False)
+    hint = policy.decide(Situation([], LOOKING), DEFAULT_TUNING, NOW, changed=False)
     assert (hint.poll_interval_s, hint.priority, hint.heads) == (75.0, Priority.NORMAL, ())
 
 
@@ -314,20 +313,20 @@ def test_load_leveling_has_the_last_word() -> None:
 
     for activity, factor in ((LOOKING, 2.0), (AWAY, 3.0)):
         situation = Situation([scope(2)], activity)
-        plain = policy.decide(situation, DEFAULT_TUNING, START, changed=False)
-        paced = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=pace)
+        plain = policy.decide(situation, DEFAULT_TUNING, NOW, changed=False)
+        paced = policy.decide(situation, DEFAULT_TUNING, NOW, changed=False, pace=pace)
         assert paced.poll_interval_s == pytest.approx(factor * plain.poll_interval_s)
 
 
 def test_interval_under_load_is_at_most_the_hint_validity() -> None:
     situation = Situation([], AWAY, streaming=True)
-    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, pace=lambda wait, background: 12.0 * wait)
+    hint = policy.decide(situation, DEFAULT_TUNING, NOW, changed=False, pace=lambda wait, background: 12.0 * wait)
     assert hint.poll_interval_s == hint.valid_s == hint.unpaced_s == LONGEST_POLL_S
 
 
 def test_stream_is_advised_for_attentive_devices_of_busy_scopes() -> None:
     def advised(*scopes: ScopeState, activity: Activity = LOOKING) -> bool:
-        return policy.decide(Situation(scopes, activity), DEFAULT_TUNING, START, changed=False).prefer_stream
+        return policy.decide(Situation(scopes, activity), DEFAULT_TUNING, NOW, changed=False).prefer_stream
 
     assert advised(scope(6))
     assert not advised(scope(6), activity=AWAY)
@@ -336,7 +335,7 @@ def test_stream_is_advised_for_attentive_devices_of_busy_scopes() -> None:
 
 def test_explanation_gives_the_figures() -> None:
     situation = Situation([scope(4)], replace(LOOKING, idle_s=60.0))
-    hint = policy.decide(situation, DEFAULT_TUNING, START, changed=False, explain=True)
+    hint = policy.decide(situation, DEFAULT_TUNING, NOW, changed=False, explain=True)
     rate = policy.decide_interval(situation, DEFAULT_TUNING, NOW).rate * 3600
     for words in ("1 scope is", f"{rate:.2f} times an hour", "foreground", "idle 60 s", "no pushes bring any"):
         assert words in hint.explanation
@@ -347,5 +346,5 @@ def test_explanation_gives_the_figures() -> None:
 @pytest.mark.parametrize("activity", [LOOKING, replace(LOOKING, idle_s=60.0), AWAY])
 def test_explanation_mentions_pushes_only_where_they_help(activity: Activity) -> None:
     for commits in range(1, 9):  # the share of some of them is off by the last bit
-        hint = policy.decide(Situation([scope(commits)], activity), DEFAULT_TUNING, START, changed=False, explain=True)
+        hint = policy.decide(Situation([scope(commits)], activity), DEFAULT_TUNING, NOW, changed=False, explain=True)
         assert "no pushes bring any, polls must find 100.0% of the changes" in hint.explanation

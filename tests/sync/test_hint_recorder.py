@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
@@ -35,7 +33,7 @@ def hint(
     return Hint(
         interval_s * stretch,
         Priority.FAST,
-        datetime.fromtimestamp(T0, UTC),
+        T0,
         changed,
         (),
         prefer_stream=False,

@@ -7,7 +7,6 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import pytest
 
@@ -77,7 +76,7 @@ class Fleet:
         hint = Hint(
             wait,
             Priority.FAST,
-            datetime.fromtimestamp(at, UTC),
+            at,
             self._heads[place] > shows,
             (),
             prefer_stream=False,

@@ -15,6 +15,7 @@ from syncbeat_server.app.process import Process, Stores, open_process, run_in_ba
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.app.push.worker import running_worker
 from syncbeat_server.app.rpc import rpc_caches, running_rpc
+from syncbeat_server.app.tenants.configuration_audit import ConfigurationAudit
 from syncbeat_server.auth.tokens.keys import public_jwks
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
@@ -64,7 +65,10 @@ async def serve(
                 address = await stack.enter_async_context(running_rpc(process, worker, caches))
             elif worker is not None:
                 await stack.enter_async_context(running_retries(process, worker))
-            await stack.enter_async_context(run_in_background([listen_for_changes(process, worker, caches)]))
+            audit = ConfigurationAudit(process.database, process.apps)
+            await audit.record()
+            background = [listen_for_changes(process, worker, caches), audit.run()]
+            await stack.enter_async_context(run_in_background(background))
             spare_started_process()
             _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})
             started()

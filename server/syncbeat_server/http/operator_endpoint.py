@@ -16,7 +16,8 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
-from syncbeat_server.errors import ConfigurationError, Reason
+from syncbeat_server.errors import Reason
+from syncbeat_server.http.listening import listen
 from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
 from syncbeat_server.ops.group_metrics.snapshot import Collected
 from syncbeat_server.runtime.health_monitor import HealthReport
@@ -79,7 +80,7 @@ class OperatorViews:
 
 
 @asynccontextmanager
-async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> AsyncIterator[None]:
+async def serve_http(address: str, views: OperatorViews, *, share_port: bool) -> AsyncIterator[None]:
     """Serve HTTP for the block.
 
     Raises:
@@ -105,17 +106,13 @@ async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> 
         lingering_time=0.0,  # request bodies are not read
     )
     await runner.setup()
-    host, _, port = listen.rpartition(":")
-    loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(_connections(runner), host, int(port), reuse_port=share_port)
-    except OSError:
-        await runner.cleanup()
-        raise ConfigurationError(f"SYNCBEAT_OPS_LISTEN: cannot listen on {listen}; is the port taken?") from None
-    try:
-        yield
+        server = await listen("SYNCBEAT_OPS_LISTEN", address, _connections(runner), share_port=share_port)
+        try:
+            yield
+        finally:
+            server.close()
     finally:
-        server.close()
         await runner.cleanup()
 
 

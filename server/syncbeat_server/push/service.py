@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from syncbeat_server.audit.model import AuditAction, app_subject, user_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError, TokenFault, TokenInvalid
 from syncbeat_server.ops.tracing.spans import current_span
@@ -118,7 +120,7 @@ class PushService:
         async with self._database.transaction() as conn:
 
             async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
-                return [str(await lifecycle.redrive(conn, app_id, wanted)) for _ in indexes]
+                return [str(await _redrive(conn, app_id, wanted)) for _ in indexes]
 
             (answer,) = await idempotency.answer_once(conn, [request], carry_out)
         if not isinstance(answer, Answer):
@@ -169,6 +171,21 @@ class PushService:
             else answer
             for answer in answers
         ]
+
+
+async def _redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
+    count = await lifecycle.redrive(conn, app_id, wanted)
+    subject = user_subject(wanted.user_id) if wanted.user_id else app_subject(app_id)
+    await record(
+        conn,
+        app_id,
+        AuditAction.DELIVERIES_REDRIVEN,
+        subject,
+        notification_id=wanted.notification_id,
+        device_id=wanted.device_id,
+        count=count,
+    )
+    return count
 
 
 async def _with_known_scopes(conn: Connection, asked: Sequence[NewNotification]) -> list[NewNotification]:

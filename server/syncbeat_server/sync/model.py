@@ -149,15 +149,15 @@ class Reach(NamedTuple):
 class Hint(NamedTuple):
     """Tells a device when to ask again, and if there is news now.
 
-    `valid_s` is the time for which to go by the hint while no other arrives; `more_scopes`: its user has more scopes
-    than `heads` names. The last fields are its inputs, kept for measuring: the interval before pacing, the device's
-    `attention`, the `residual` share of changes that only polls will find, and the expected rate of those, weighted by
-    attention.
+    `next_poll_at` is in unix seconds; `valid_s` is the time for which to go by the hint while no other arrives;
+    `more_scopes`: its user has more scopes than `heads` names. The last fields are its inputs, kept for measuring: the
+    interval before pacing, the device's `attention`, the `residual` share of changes that only polls will find, and
+    the expected rate of those, weighted by attention.
     """
 
     poll_interval_s: float
     priority: Priority
-    next_poll_at: datetime
+    next_poll_at: float
     changed: bool
     heads: tuple[Cursor, ...]
     prefer_stream: bool

@@ -21,6 +21,7 @@ _CUMULATIVE = frozenset({"counter", "histogram"})
 _Combine = Callable[[Sequence[float]], float]
 _GAUGES: dict[str, _Combine] = {
     # Each worker counts the whole queue, and each process sees the same stores.
+    "process_start_time_seconds": max,  # of the last restart
     "syncbeat_clock_skew_seconds": max,
     "syncbeat_deliveries_oldest_due_seconds": max,
     "syncbeat_deliveries_unaccounted": max,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from syncbeat_server.ops.metrics.auth import AuthMetrics
 from syncbeat_server.ops.metrics.events import EventMetrics
@@ -22,6 +22,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, CPU, files; read from /proc when somebody asks
         self.rpc = RpcMetrics(self.registry)
         self.sync = SyncMetrics(self.registry)
         self.push = PushMetrics(self.registry)

@@ -247,6 +247,12 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         le=3660,
         description="Days for which events are kept from when they came first; a repetition after that is a new event.",
     )
+    keep_audit_days: int = Field(
+        default=365,
+        ge=30,
+        le=3660,
+        description="Days for which entries of the audit log are kept.",
+    )
     event_give_up_s: float = Field(
         default=86_400.0,
         ge=1.0,

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
+from syncbeat_server.audit.policy.coverage import AUDITED
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
@@ -26,6 +27,7 @@ from syncbeat_server.resilience.retry import Retry
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
+from syncbeat_server.rpc.pipeline.audited_calls import AuditedRequestChecks
 from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
 from syncbeat_server.rpc.pipeline.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
 from syncbeat_server.rpc.pipeline.call_limits import CallLimits, MethodLimits
@@ -119,7 +121,8 @@ class HandlerPipeline:
         return serve if self.tracer is None else traced(serve, self.tracer, method)
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
-        checks = RequestChecks(
+        kind = AuditedRequestChecks if method.name in AUDITED else RequestChecks
+        checks = kind(
             self._authenticator, self.admission.of(method), self._trusted_proxies, self._large_requests, method, policy
         )
         if self.limits is not None and not policy.public:
@@ -252,12 +255,11 @@ def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: Cal
         answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
         if answer is None:
             return checked
-        serialized: bytes = answer.SerializeToString()
     except BaseException:
         call.leave()  # now, not when its task goes on, so that the rest of the batch finds room
         raise
     call.record()
-    return serialized
+    return answer
 
 
 def _deadline_exceeded(error: BaseException) -> BaseException:

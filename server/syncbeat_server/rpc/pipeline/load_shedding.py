@@ -34,6 +34,7 @@ _HEADROOM = {
     Criticality.SERVICE: 2.0,
     Criticality.OPERATOR: math.inf,
 }
+_POLL = Criticality.POLL  # kept, since a look-up in an enum takes as long as a call
 _CRITICALITY_OF = {PrincipalKind.SERVICE: Criticality.SERVICE, PrincipalKind.ADMIN: Criticality.OPERATOR}
 _POLLS = frozenset({"GetHint", "ReportActivity"})
 # What is done already, and would have to be kept and sent again by whoever did it.
@@ -108,7 +109,7 @@ class Admission:
 
         `criticality` is that of its method; `principal`, None while it is not authenticated, may raise it.
         """
-        if self.counts.in_flight <= self._max_in_flight and not (criticality is Criticality.POLL and self._overload()):
+        if self.counts.in_flight <= self._max_in_flight and not (criticality is _POLL and self._overload()):
             return
         if principal is not None:
             criticality = _CRITICALITY_OF.get(principal.kind, criticality)

@@ -15,7 +15,7 @@ from syncbeat_server.rpc.convert import sync as convert
 from syncbeat_server.rpc.convert.fields import cursor, seconds, timestamp
 from syncbeat_server.rpc.convert.notification import Templates
 from syncbeat_server.rpc.convert.page_tokens import page_size_of
-from syncbeat_server.rpc.fastpath.hint_message import hint_answer, hint_message
+from syncbeat_server.rpc.fastpath.hint_message import HintAnswerEncoder, hint_answer, hint_message
 from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
 from syncbeat_server.sync.model import DeviceKey, StreamEvent
 from syncbeat_server.sync.service import SyncService
@@ -43,15 +43,16 @@ class SyncServicer:
         self._publisher = publisher
         self._recheck = recheck
         self._encode = stream_events.EventEncoder().encode
+        self._encode_hint = HintAnswerEncoder().encode
         self.try_sync: Mapping[str, TrySync] = {"GetHint": self._try_get_hint}
 
     async def GetHint(self, request: pb.GetHintRequest, call: Call) -> Message:
         """Return the hint that says when a device should ask again."""
         return hint_answer(await self._sync.hint(convert.poll(request, call), is_user=call.is_user))
 
-    def _try_get_hint(self, request: pb.GetHintRequest, call: Call) -> Message | None:
+    def _try_get_hint(self, request: pb.GetHintRequest, call: Call) -> bytes | None:
         hint = self._sync.try_hint(convert.poll(request, call))
-        return None if hint is None else hint_answer(hint)
+        return None if hint is None else self._encode_hint(hint)
 
     async def ReportActivity(self, request: pb.ReportActivityRequest, call: Call) -> Message:
         """Record a device's activity, and return the hint that follows from it."""

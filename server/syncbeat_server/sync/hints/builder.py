@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Protocol
 
 from syncbeat_server.clock import Clock
@@ -87,25 +86,25 @@ class HintBuilder:
 
         No arrival is booked: a device that lists has polled before, and returns by that hint.
         """
-        now = self._clock.now()
+        now = self._clock.now().timestamp()
         situation = Situation([page.state], _NOTHING_REPORTED)
         if device is not None:
             changed_at = [change.changed_at.timestamp() for change in page.changes]
-            self._recorders.hints.record_fetch(device, now.timestamp(), changed_at)
+            self._recorders.hints.record_fetch(device, now, changed_at)
             self._recorders.cursors.record_fetched(device, [page.next])
             if not page.reset:
                 self._recorders.cursors.record_shown(device, [cursor])
             view = self._cached_view(device) or await self._views.read(device)
             if view is not None:
-                situation = self._situation(device, view, None, now.timestamp())
+                situation = self._situation(device, view, None, now)
         return policy.decide(situation, self._tuning(app_id), now, changed=page.more)
 
     def _build(self, poll: Poll, view: DeviceView) -> Hint:
         device, cursors, activity, explain = poll
         changed = self._has_news(device, view, cursors)
-        now = self._clock.now()
+        now = self._clock.now().timestamp()
         hint = self._decide(device, view, activity, now, changed=changed, explain=explain)
-        self._recorders.hints.record_poll(device, now.timestamp(), hint, view.scopes, cursors)
+        self._recorders.hints.record_poll(device, now, hint, view.scopes, cursors)
         return hint._replace(explanation=f"{hint.explanation}; {self._pacer.describe()}") if explain else hint
 
     def _situation(self, device: DeviceKey, view: DeviceView, activity: Activity | None, now: float) -> Situation:
@@ -119,16 +118,16 @@ class HintBuilder:
         device: DeviceKey,
         view: DeviceView,
         activity: Activity | None,
-        now: datetime,
+        now: float,
         *,
         changed: bool,
         explain: bool,
     ) -> Hint:
-        tuning, moment = self._tuning(device.app_id), now.timestamp()
-        situation = self._situation(device, view, activity, moment)
+        tuning = self._tuning(device.app_id)
+        situation = self._situation(device, view, activity, now)
 
         def pace(interval_s: float, background: bool) -> float:
-            return self._pacer.pace(interval_s, background=background, now=moment, floor_s=tuning.bounds.floor_s)
+            return self._pacer.pace(interval_s, background=background, now=now, floor_s=tuning.bounds.floor_s)
 
         return policy.decide(situation, tuning, now, changed=changed, heads=view.heads, pace=pace, explain=explain)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate
-from typing import NamedTuple
 
 HORIZON_S = 3600
 """Seconds ahead for which arrivals are booked. A longer interval is spread by chance alone."""
@@ -36,11 +35,8 @@ Draw = Callable[[], float]
 """Returns a random number from 0 to 1, as `random.random`."""
 
 
-class _Moment(NamedTuple):
-    """Holds the arrivals that a second is expected to have, and the seconds until it comes."""
-
-    expected: float
-    wait_s: float
+_Moment = tuple[float, float]
+# The arrivals that a second is expected to have, and the seconds until it comes. Plain, as each hint may make three.
 
 
 class ArrivalBook:
@@ -86,10 +82,10 @@ class ArrivalBook:
         if other_expected < expected:
             wait, expected = other, other_expected
         if expected > _CROWDED * rate + _CROWDED_BY:
-            wait = self._further_away(now, interval_s, draw, floor_s, _Moment(expected, wait))
-        second = int(now + wait)
+            wait = self._further_away(now, interval_s, draw, floor_s, (expected, wait))
+        second, unshared = int(now + wait), self._unshared
         booked[second & _MASK] += 1
-        self._unshared[second] = self._unshared.get(second, 0) + 1
+        unshared[second] = unshared.get(second, 0) + 1
         self._promised += 1
         return wait
 
@@ -160,8 +156,14 @@ class ArrivalBook:
 
     def _further_away(self, now: float, interval_s: float, draw: Draw, floor_s: float, found: _Moment) -> float:
         rate = self._promised * self._count / (self._sum_s + _A_LITTLE)
-        best = found
+        best, booked, below = found, self._booked, self._share_below
         for _ in range(_FURTHER_DRAWS):
-            wait = min(HORIZON_S - 1.0, max(floor_s, interval_s * (1.0 - _WIDE + 2.0 * _WIDE * draw())))
-            best = min(best, _Moment(self._booked[int(now + wait) & _MASK] + rate * self._share_below[int(wait)], wait))
-        return best.wait_s
+            wait = interval_s * (1.0 - _WIDE + 2.0 * _WIDE * draw())
+            if wait < floor_s:
+                wait = floor_s
+            if wait > HORIZON_S - 1.0:
+                wait = HORIZON_S - 1.0
+            moment = booked[int(now + wait) & _MASK] + rate * below[int(wait)], wait
+            if moment < best:
+                best = moment
+        return best[1]

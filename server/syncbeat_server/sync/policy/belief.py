@@ -8,7 +8,7 @@ distributions from soft counts of changes and time while hot and while cold. Tim
 
 from __future__ import annotations
 
-import math
+from math import exp, log, sqrt
 from typing import NamedTuple
 
 from syncbeat_server.sync.model import Belief
@@ -45,13 +45,17 @@ def after_silence(belief: Belief, prior: Prior, now: float) -> Belief:
     return Belief(*_silent(belief, prior, elapsed), now) if elapsed > 0.0 else belief
 
 
-# Plain tuples, since each hint computes them for each scope: a NamedTuple would add a tenth to the cost.
+# Each hint computes these for each scope (`hint_vs_echo`): they return plain tuples, as a NamedTuple would add a
+# tenth to the cost, and compare themselves, as calls of `min` and `max` would add another.
 def _rates(hot_count: float, hot_s: float, cold_count: float, cold_s: float, prior: Prior) -> tuple[float, float]:
     _, _, usual_hot, hot_shape, usual_cold, cold_shape = prior
     cold = (cold_count + cold_shape) / (cold_s + cold_shape / usual_cold)
     # A scope that is busier than others when cold is assumed to be so by half, in the logarithm, when hot.
-    hot = (hot_count + hot_shape) / (hot_s + hot_shape / (usual_hot * math.sqrt(cold / usual_cold)))
-    return (max(_MIN_CONTRAST * cold, hot)), cold
+    hot = (hot_count + hot_shape) / (hot_s + hot_shape / (usual_hot * sqrt(cold / usual_cold)))
+    least = _MIN_CONTRAST * cold
+    if hot < least:
+        hot = least
+    return hot, cold
 
 
 def _silent(belief: Belief, prior: Prior, elapsed: float) -> tuple[float, float, float, float, float]:
@@ -64,23 +68,30 @@ def _silent(belief: Belief, prior: Prior, elapsed: float) -> tuple[float, float,
     hot, hot_count, hot_s, cold_count, cold_s, _ = belief
     start, end = prior[0], prior[1]
     hot_rate, cold_rate = _rates(hot_count, hot_s, cold_count, cold_s, prior)
-    half = (start + cold_rate - end - hot_rate) / 2.0
-    root = math.sqrt(half * half + start * end)
-    faded = math.exp(-2.0 * root * elapsed)
-    even, odd = (1.0 + faded) / 2.0, (1.0 - faded) / (2.0 * root)
+    half = (start + cold_rate - end - hot_rate) * 0.5
+    root = sqrt(half * half + start * end)
+    faded = exp(-2.0 * root * elapsed)
+    even, odd = (1.0 + faded) * 0.5, (1.0 - faded) / (2.0 * root)
     cold = 1.0 - hot
     hot_now = even * hot + odd * (half * hot + start * cold)
     likelihood = hot_now + even * cold + odd * (end * hot - half * cold)
     if likelihood < _TINY:
         likelihood = _TINY
-    surprise = ((start + end + hot_rate + cold_rate) / 2.0 - root) * elapsed - math.log(likelihood)
+    surprise = ((start + end + hot_rate + cold_rate) * 0.5 - root) * elapsed - log(likelihood)
     share = (surprise / elapsed - cold_rate) / (hot_rate - cold_rate)
-    share = 0.0 if share < 0.0 else min(share, 1.0)
+    if share < 0.0:
+        share = 0.0
+    elif share > 1.0:
+        share = 1.0
     hot_now /= likelihood
-    kept = math.exp(-elapsed / MEMORY_S)
+    if hot_now < 0.0:
+        hot_now = 0.0
+    elif hot_now > 1.0:
+        hot_now = 1.0
+    kept = exp(-elapsed / MEMORY_S)
     gained = MEMORY_S * (1.0 - kept)
     return (
-        0.0 if hot_now < 0.0 else min(hot_now, 1.0),
+        hot_now,
         hot_count * kept,
         hot_s * kept + share * gained,
         cold_count * kept,

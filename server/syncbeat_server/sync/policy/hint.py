@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -27,6 +26,9 @@ _SAMPLE = 8
 _STREAM_BELOW_S = 30.0
 _VALID_INTERVALS, _MIN_VALID_S = 10.0, 300.0
 _BY_SCOPE = attrgetter("scope")
+# Kept, since a look-up in an enum takes as long as a call, and each hint makes five (`hint_vs_echo`).
+_FOREGROUND, _FIXED = ActivityState.FOREGROUND, SchedulingPolicy.FIXED
+_TIER_TABLE, _SQRT_EWMA = SchedulingPolicy.TIER_TABLE, SchedulingPolicy.SQRT_EWMA
 
 Pace = Callable[[float, bool], float]
 """Moves an interval, of a device in the background or not, to a moment that few other devices share."""
@@ -65,33 +67,37 @@ class IntervalDecision(NamedTuple):
 def decide(
     situation: Situation,
     tuning: Tuning,
-    now: datetime,
+    now: float,
     *,
     changed: bool,
     heads: tuple[Cursor, ...] | None = None,
     pace: Pace | None = None,
     explain: bool = False,
 ) -> Hint:
-    """Return the hint for a device. `heads` are its scopes' in order of names, if they are known already."""
-    decision = decide_interval(situation, tuning, now.timestamp())
-    interval = decision.interval_s
-    looking = situation.activity.state is ActivityState.FOREGROUND
+    """Return the hint for a device at `now`, in unix seconds.
+
+    `heads` are its scopes' in order of names, if they are known already.
+    """
+    decision = decide_interval(situation, tuning, now)
+    rate, matters, residual, unpaced_s, held_s, _ = decision
+    interval = unpaced_s
+    looking = situation.activity.state is _FOREGROUND
     if pace is not None:
-        interval = min(LONGEST_POLL_S, decision.held_s, pace(interval, not looking))
-    return Hint(
-        poll_interval_s=interval,
-        priority=tier(interval),
-        next_poll_at=now + timedelta(seconds=interval),
-        changed=changed,
-        heads=heads_of(situation.scopes) if heads is None else heads,
-        prefer_stream=looking and _prefers_stream(situation, tuning, now, decision),
-        valid_s=min(LONGEST_POLL_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
-        explanation=_explanation(situation, tuning, decision, interval) if explain else "",
-        more_scopes=situation.more_scopes,
-        unpaced_s=decision.interval_s,
-        attention=decision.attention,
-        residual=decision.residual,
-        rate_per_s=decision.rate * decision.residual * decision.attention,
+        interval = min(LONGEST_POLL_S, held_s, pace(interval, not looking))
+    return Hint(  # by position, which takes half the time of names
+        interval,
+        tier(interval),
+        now + interval,
+        changed,
+        heads_of(situation.scopes) if heads is None else heads,
+        looking and _prefers_stream(situation, tuning, now, decision),
+        min(LONGEST_POLL_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
+        _explanation(situation, tuning, decision, interval) if explain else "",
+        situation.more_scopes,
+        unpaced_s,
+        matters,
+        residual,
+        rate * residual * matters,
     )
 
 
@@ -101,25 +107,27 @@ def decide_interval(situation: Situation, tuning: Tuning, now: float) -> Interva
     missed = _miss_share(situation, tuning, now)
     rate, left = _outlooks(situation, tuning, now, missed, matters)
     # At least the missed share, because the difference of two rates loses its last digits.
-    residual = max(missed, left.rate / (rate * matters)) if rate > 0.0 else missed
+    residual = left.rate / (rate * matters) if rate > 0.0 else missed
+    if residual < missed:
+        residual = missed
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
-    held_s = max(tuning.bounds.floor_s, min(boosts)) if boosts else math.inf
+    if not boosts:
+        return IntervalDecision(rate, matters, residual, interval, math.inf, False)
+    held_s = max(tuning.bounds.floor_s, min(boosts))
     return IntervalDecision(rate, matters, residual, min(interval, held_s), held_s, held_s < interval)
 
 
-def _prefers_stream(situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision) -> bool:
+def _prefers_stream(situation: Situation, tuning: Tuning, now: float, decision: IntervalDecision) -> bool:
     # A stream follows a limited number of scopes; a poll names those that changed last, whichever they are.
     return not situation.more_scopes and _interval_without_stream_s(situation, tuning, now, decision) <= _STREAM_BELOW_S
 
 
-def _interval_without_stream_s(
-    situation: Situation, tuning: Tuning, now: datetime, decision: IntervalDecision
-) -> float:
+def _interval_without_stream_s(situation: Situation, tuning: Tuning, now: float, decision: IntervalDecision) -> float:
     # Changes that an open stream delivers must not count against having one.
     if not situation.streaming:
         return decision.interval_s
-    return decide_interval(situation._replace(streaming=False), tuning, now.timestamp()).interval_s
+    return decide_interval(situation._replace(streaming=False), tuning, now).interval_s
 
 
 def heads_of(scopes: Iterable[ScopeState]) -> tuple[Cursor, ...]:
@@ -180,15 +188,15 @@ def _weighted(scopes: Sequence[ScopeState]) -> Iterable[tuple[ScopeState, float]
 def _interval(
     situation: Situation, tuning: Tuning, outlook: Outlook, matters: float, residual: float, now: float
 ) -> float:
-    if tuning.policy is SchedulingPolicy.FIXED:
+    if tuning.policy is _FIXED:
         return max(tuning.bounds.floor_s, FIXED_S)
-    if tuning.policy is SchedulingPolicy.TIER_TABLE:
+    if tuning.policy is _TIER_TABLE:
         tiers = [tier_interval(state.signal.windows, now) for state in situation.scopes]
         return max(tuning.bounds.floor_s, min(tiers, default=TIER_S[Priority.SLOW]))
     cost = poll_cost(situation.activity)
     floor_s, cap_s = tuning.bounds
     bounds = Bounds(floor_s, min(LONGEST_POLL_S, longest_wait(cap_s * math.sqrt(cost / matters), residual)))
-    if tuning.policy is SchedulingPolicy.SQRT_EWMA:
+    if tuning.policy is _SQRT_EWMA:
         usual = _usual_rate(tuning)
         rates = [ewma_rate(state.signal.windows, usual, now) for state in situation.scopes]
         return square_root_interval(matters * residual * sum(rates), tuning.price.staleness, cost, bounds)

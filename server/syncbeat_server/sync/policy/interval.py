@@ -9,7 +9,7 @@ refresh policies for web crawlers", 2003, and Sia, Cho and Cho, "Efficient monit
 
 from __future__ import annotations
 
-import math
+from math import exp, sqrt
 from typing import NamedTuple
 
 from syncbeat_server.sync.policy.belief import Outlook
@@ -40,7 +40,7 @@ def expected_staleness(outlook: Outlook, wait_s: float) -> tuple[float, float]:
     if x < _SLOW_FADE:
         once, twice = wait_s * (1.0 - x / 2.0), wait_s * wait_s * (0.5 - x / 6.0)
     else:
-        once = (1.0 - math.exp(-x)) / fade
+        once = (1.0 - exp(-x)) / fade
         twice = (wait_s - once) / fade
     return level * wait_s * wait_s / 2.0 + swing * twice, level * wait_s + swing * once
 
@@ -55,11 +55,20 @@ def break_even_wait(outlook: Outlook, price: float, cost: float, bounds: Bounds)
     enough, rate = cost / price, outlook.rate
     if rate <= 0.0:
         return cap_s
-    wait = min(cap_s, max(floor_s, math.sqrt(2.0 * enough / rate)))
+    # Compares where `min` and `max` would be called, which take a third of each hint's time here (`hint_vs_echo`).
+    wait = sqrt(2.0 * enough / rate)
+    if wait < floor_s:
+        wait = floor_s
+    if wait > cap_s:
+        wait = cap_s
     for _ in range(_STEPS):
         stale, changes = expected_staleness(outlook, wait)
-        better = min(cap_s, max(floor_s, wait - (stale - enough) / changes))
-        if abs(better - wait) <= _EXACT * wait:
+        better = wait - (stale - enough) / changes
+        if better < floor_s:
+            better = floor_s
+        if better > cap_s:
+            better = cap_s
+        if -_EXACT * wait <= better - wait <= _EXACT * wait:
             return better
         wait = better
     return wait
@@ -82,7 +91,7 @@ def poll_interval(outlook: Outlook, price: Price, cost: float, bounds: Bounds, l
     margin = cost - price.lateness * late_s * rate
     if margin <= 0.0:
         return punctual
-    patient = min(bounds.cap_s, max(bounds.floor_s, math.sqrt(2.0 * margin / (price.staleness * rate))))
+    patient = min(bounds.cap_s, max(bounds.floor_s, sqrt(2.0 * margin / (price.staleness * rate))))
     if patient <= late_s:
         return punctual
     late = price.lateness * rate * (patient - late_s)

@@ -39,4 +39,7 @@ def miss_share(reach: Reach, app_misses: float, now: float) -> float:
 
 def longest_wait(cap_s: float, residual: float) -> float:
     """Return the longest wait of a device that hears of all but `residual` of its changes by other ways than polls."""
-    return max(cap_s, min(LONGEST_POLL_S, cap_s / residual))
+    wait_s = cap_s / residual
+    if wait_s > LONGEST_POLL_S:
+        wait_s = LONGEST_POLL_S
+    return max(wait_s, cap_s)

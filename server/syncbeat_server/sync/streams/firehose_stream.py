@@ -213,7 +213,9 @@ class FirehoseStream:
     def _hint(self) -> Hint:
         # Nobody polls a whole app: the hint is that of a device without scopes.
         situation, app_id = Situation([], self._request.activity), self._request.app_id
-        return policy.decide(situation, self._context.tuning(app_id), self._context.clock.now(), changed=False)
+        return policy.decide(
+            situation, self._context.tuning(app_id), self._context.clock.now().timestamp(), changed=False
+        )
 
 
 def _can_continue(position: FeedPosition, feed: firehose_pages.FeedState) -> bool:

@@ -136,8 +136,8 @@ class Hub:
 
     def is_live(self, device: tuple[str, str, str]) -> bool:
         """Return True if a device has an open stream here."""
-        app_id, user_id, _ = device
-        return any(s.device == device for s in self._by_user.get((app_id, user_id), ()))
+        streams = self._by_user.get(device[:2])
+        return streams is not None and any(stream.device == device for stream in streams)
 
     def live_devices(self) -> list[DeviceKey]:
         """Return the devices with an open stream here."""

@@ -41,4 +41,4 @@ class SharedHints:
 
     def _decide(self, app_id: str, states: Sequence[ScopeState], activity: Activity, *, more_scopes: bool) -> Hint:
         situation = Situation(list(states), activity, more_scopes=more_scopes)
-        return policy.decide(situation, self._tuning(app_id), self._clock.now(), changed=False)
+        return policy.decide(situation, self._tuning(app_id), self._clock.now().timestamp(), changed=False)

@@ -1,0 +1,1 @@
+"""Decides what a run comes to, from its records alone. Pure."""

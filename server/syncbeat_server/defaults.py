@@ -57,8 +57,13 @@ WEBHOOK_TOLERANCE_S = 300.0
 """The difference, in seconds, between a webhook's signed time and our clock: what all three schemes with one advise."""
 WEBHOOK_SECRETS = 4
 """The most secrets of a source at once: the one in use, its successor, and two of a rotation that was broken off."""
+MOST_AHEAD_S = 300.0
+"""The most, in seconds, that an event may have occurred ahead of the service's clock: one of the year 3000 would make
+all later ones of its order stale."""
 GITHUB_MAX_AGE_S = 3 * 86_400.0
 """The age, in seconds, of the oldest delivery that GitHub sends again."""
+SENDER_REPEATS_S = 3 * 86_400.0
+"""The seconds for which a sender of webhooks repeats what was not answered 2xx: Stripe's, the longest known."""
 
 DELIVERY_LEASE_S = 30.0
 """The life of a claimed delivery's lease, in seconds, after which another worker may claim it."""

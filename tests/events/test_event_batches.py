@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
-from syncbeat_server.events.model import EventState
+from syncbeat_server.events.model import LIST_START, EventFilter, EventState, ListPlace
 from syncbeat_server.events.retention import old_rows
+from syncbeat_server.events.store.event_rows import list_events
 from syncbeat_server.ops.metrics import Metrics
-from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres import database as database_module
+from syncbeat_server.storage.postgres.database import Database, Row
 from syncbeat_server.storage.retention import Retention
 from tests.events.test_publish_batches import statements
+from tests.support.build import APP
 from tests.support.events import change, event, make_ingest
 from tests.support.fake_clock import START, FakeClock
 from tests.support.seed import value_of
@@ -36,6 +40,36 @@ async def test_batch_of_events_takes_three_statements(
 
     assert len(statements) == 3
     assert [one.receipt.state for one in answers] == [EventState.ACCEPTED] * 20 + [EventState.DUPLICATE] * 2
+
+
+async def test_page_of_large_events_reads_no_more_than_it_answers(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = make_ingest(database, clock)
+    payload = f'"{"x" * 262_142}"'
+    await asyncio.gather(*(ingest.ingest(event(f"e{n}", payload_json=payload)) for n in range(12)))
+    read: list[int] = []
+    session = database_module._Session
+    fetch = session.fetch
+
+    async def counted(self: database_module._Session, query: str, *args: object) -> Sequence[Row]:
+        rows = await fetch(self, query, *args)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(session, "fetch", counted)
+    async with database.connection() as conn:
+        found, pages, more = [], [], True
+        place = LIST_START
+        while more:
+            page, more = await list_events(conn, APP, EventFilter(), place, 1_000)
+            place = ListPlace(page[-1].first_seen_at, page[-1].source, page[-1].event_id)
+            pages.append(len(page))
+            found += [one.event_id for one in page]
+
+    assert pages == [4, 4, 4]
+    assert sorted(found) == sorted(f"e{n}" for n in range(12))
+    assert read == [5, 5, 4], "of those that do not fit one is read, which tells that more follow"
 
 
 async def swept(retention: Retention, clock: FakeClock) -> dict[str, int]:
@@ -92,3 +126,12 @@ def test_metrics_bound_the_sources_that_senders_name() -> None:
     assert len(found) == 2 * 101
     assert found["syncbeat_events_total", "others"] == (50.0, "accepted")
     assert found["syncbeat_event_retries_total", "source 0"] == (1.0, "given_up")
+
+
+def test_given_up_events_count_from_zero() -> None:
+    metrics = Metrics()
+    given_up = {"app": "default", "source": "billing", "outcome": "given_up"}
+    metrics.events.retried("default", "billing", EventState.FAILED, given_up=False)
+    assert metrics.registry.get_sample_value("syncbeat_event_retries_total", given_up) == 0.0, (
+        "so that 1 is an increase"
+    )

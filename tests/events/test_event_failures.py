@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from syncbeat_server.directory.model import Member, MemberRole
-from syncbeat_server.errors import NotFound
+from syncbeat_server.errors import AccessDenied, DeadlineExceeded, NotFound
 from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.model import (
     Effects,
@@ -82,6 +83,43 @@ async def test_failed_effects_leave_nothing_but_the_record(
             assert await conn.fetchval(f"SELECT count(*) FROM {table}") == 0, table  # of the list above
 
 
+FULL = {
+    "2,000 scopes of a user": (
+        ["'team-' || n", "'ann'"],
+        2_000,
+        (
+            MemberEffect("team-1999", remove=("ann",)),
+            MemberEffect("a", (Member("a", "ann", MemberRole.READER),)),
+        ),
+    ),
+    "10,000 members of a scope": (
+        ["'team'", "'user-' || n"],
+        10_000,
+        (MemberEffect("team", (Member("team", "ann", MemberRole.READER),), ("user-7",)),),
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "rows", "swap"), FULL.values(), ids=FULL)
+async def test_members_are_swapped_at_their_limit(
+    ingest: EventIngest, database: Database, columns: list[str], rows: int, swap: tuple[MemberEffect, ...]
+) -> None:
+    scope, member = columns
+    made = f"FROM generate_series(1, {rows}) n"
+    async with database.transaction() as conn:
+        await conn.execute(
+            f"INSERT INTO scopes (app_id, scope, created_at) SELECT DISTINCT 'default', {scope}, now() {made}"
+        )
+        await conn.execute(
+            "INSERT INTO scope_members (app_id, scope, user_id, role, added_at)"
+            f" SELECT 'default', {scope}, {member}, 'READER', now() {made}"
+        )
+
+    answer = await ingest.ingest(event("e1", effects=Effects(members=swap)))
+
+    assert (answer.receipt.state, answer.receipt.failure) == (ACCEPTED, "")
+
+
 async def test_failing_event_does_not_hinder_others_of_its_batch(ingest: EventIngest, database: Database) -> None:
     bad = event("bad", change(1, "k", expected_sequence=9), subject="bob")
     worse = event("worse", change('"\\u0000"', "k"), subject="carol")
@@ -122,6 +160,26 @@ async def test_failed_event_is_retried_by_hand(ingest: EventIngest, database: Da
     assert await feed_value(database) == {"v": 1}
     with pytest.raises(NotFound):
         await ingest.retry(key_of("unknown"), "service:test")
+
+
+async def test_effects_on_record_want_their_methods_from_whoever_retries_them(
+    ingest: EventIngest, database: Database
+) -> None:
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    await add_members(database, "later", "ann")
+    narrow = frozenset({"SetUserTier"})
+    # As after a change of a source's mapping: other effects, and the same content.
+    same = replace(event("e1", effects=WAITS_FOR_SCOPE), effects=Effects(tiers=(TierEffect("ann", "pro"),)))
+
+    with pytest.raises(AccessDenied, match="PublishChanges, SendNotification"):
+        await ingest.ingest(replace(same, methods=narrow))
+    with pytest.raises(AccessDenied, match="PublishChanges, SendNotification"):
+        await ingest.retry(key_of("e1"), "service:test", narrow)
+
+    assert ((await stored(database, "e1")).attempts, await feed_value(database)) == (1, None)
+    wide = frozenset({"PublishChanges", "SendNotification"})
+    assert (await ingest.retry(key_of("e1"), "service:test", wide)).receipt.state is ACCEPTED
+    assert (await ingest.retry(key_of("e1"), "service:test", narrow)).receipt.state is ACCEPTED, "nothing is done"
 
 
 async def test_failed_event_becomes_stale_once_a_later_one_was_accepted(
@@ -177,6 +235,23 @@ async def test_effects_never_outlive_the_deadline(ingest: EventIngest, database:
     assert await worker(database, ingest, clock).retry_due() == 0
     async with database.connection() as conn:
         assert await conn.fetchval("SELECT count(*) FROM changes") == 0
+
+
+async def test_retry_that_lasts_beyond_the_deadline_ends_with_it(
+    ingest: EventIngest, database: Database, clock: FakeClock
+) -> None:
+    await add_members(database, "team", "bob")
+    await ingest.ingest(event("e1", effects=WAITS_FOR_SCOPE))
+    await add_members(database, "later", "ann")
+    await clock.advance(59.7)
+
+    async with database.transaction() as conn:
+        await conn.execute("SELECT FROM scopes WHERE scope = 'team' FOR UPDATE")
+        with pytest.raises(DeadlineExceeded):
+            await ingest.retry(key_of("e1"), "service:test")
+
+    assert (await stored(database, "e1")).state is FAILED
+    assert await feed_value(database) is None
 
 
 async def test_due_events_are_claimed_by_one_worker_until_its_lease_ends(

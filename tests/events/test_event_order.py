@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,14 @@ async def test_event_without_a_time_occurs_now(server: Server) -> None:
     assert told(await server.backend(now)) == ("DUPLICATE", "ACCEPTED"), "a later now is no other content"
     found = (await server.backend(pb.GetEventRequest(source=SOURCE, event_id="e2"))).event
     assert abs(found.occurred_time.seconds - found.first_seen_time.seconds) <= 60
+
+
+async def test_event_without_a_time_is_after_those_that_came_before(server: Server) -> None:
+    ahead = says("e1", 0, 1)
+    ahead.occurred_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=200))
+    assert told(await server.backend(ahead)) == ACCEPTED
+    for event_id, value in (("d2", 2), ("c3", 3)):
+        now = says(event_id, 0, value)
+        now.ClearField("occurred_time")
+        assert told(await server.backend(now)) == ACCEPTED
+        assert await value_of(server) == str(value)

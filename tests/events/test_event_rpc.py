@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_server.events.retry_worker import RetryWorkerRule
+from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
+from tests.support.file_damage import put
 from tests.support.process_rules import PATIENT
-from tests.support.rpc_server import Server, entry, running_server
+from tests.support.rpc_server import METHODS, Server, entry, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -214,6 +217,25 @@ async def test_failed_event_is_retried_by_the_service(database_urls: DatabaseUrl
         assert await value_of(server) == {"plan": '{"v": 1}'}
 
 
+async def test_failed_event_is_retried_by_a_process_without_rpcs(database_urls: DatabaseUrls, redis_url: str) -> None:
+    idle, often = (replace(PATIENT, event_retries=RetryWorkerRule(poll_s=poll_s)) for poll_s in (3_600.0, 0.05))
+    wanted = {"notification": core_pb2.Notification(title="t"), "scope": "later", "changes": [change(1)]}
+    async with (
+        running_server(database_urls, redis_url, Role.RPC, idle) as server,
+        running_server(database_urls, redis_url, Role.WORKER, often),
+    ):
+        failed = await server.backend(ingest("e1", effects=wanted))
+        assert failed.receipt.state == pb.EVENT_STATE_FAILED
+        await server.add("later", "alice")
+
+        async def accepted() -> bool:
+            found = await server.backend(pb.GetEventRequest(source="billing", event_id="e1"))
+            return bool(found.event.state == pb.EVENT_STATE_ACCEPTED)
+
+        await wait_until(accepted)
+        assert await value_of(server) == {"plan": '{"v": 1}'}
+
+
 async def test_two_sources_create_the_same_user_at_once(server: Server) -> None:
     effects = {"users": [pb.UserEffect(user_id="new", action=pb.USER_ACTION_ENSURE)]}
     requests = [ingest(f"e{number}", effects=effects, source=f"s{number % 2}", subject="") for number in range(10)]
@@ -221,3 +243,43 @@ async def test_two_sources_create_the_same_user_at_once(server: Server) -> None:
     answers = await asyncio.gather(*(server.backend(request) for request in requests))
 
     assert {one.receipt.state for one in answers} == {pb.EVENT_STATE_ACCEPTED}
+
+
+async def test_event_of_the_future_is_refused(server: Server) -> None:
+    request = ingest("e1")
+    request.occurred_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=330))
+    refusal = await server.backend.refusal(request)
+    assert (refusal.told, refusal.fields) == (("INVALID_ARGUMENT", "INVALID_FIELD"), ("occurred_time",))
+    assert refusal.field_reasons == ("OUT_OF_RANGE",)
+    request.occurred_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=270))
+    await server.backend(request)
+
+
+SIGNED = """
+[apps.default.sources.stripe]
+scheme = "stripe"
+secrets = ["whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"]
+effects."*" = "`{}`"
+samples = ['{"id": "evt_1", "type": "paid"}']
+"""
+
+
+async def test_source_of_signed_webhooks_is_refused_to_callers(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "apps.toml"
+    put(file, "[apps.default]\n")
+    often = replace(PATIENT, files_every_s=0.05)
+    async with running_server(database_urls, redis_url, Role.ALL, often, APPS_FILE=str(file)) as server:
+        await server.backend(ingest("e0", source="stripe"))
+        put(file, "[apps.default]\n" + SIGNED)
+
+        async def refused() -> bool:
+            request = ingest("e1", source="stripe").SerializeToString()
+            outcome = await server.backend.outcome(METHODS["IngestEventRequest"], request)
+            return outcome is not None and outcome.told == ("PERMISSION_DENIED", "ACCESS_DENIED")
+
+        await wait_until(refused)
+        await server.backend(ingest("e1", source="stripes"))
+        found = (await server.backend(pb.GetEventRequest(source="stripe", event_id="e0"))).event
+        assert found.event_id == "e0", "what is recorded can be read and retried"

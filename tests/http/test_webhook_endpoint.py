@@ -120,6 +120,7 @@ ERRORS: dict[str, tuple[SyncbeatError, dict[SignatureScheme, int], str | None]] 
     "rate": (RateLimited("10 a second", retry_after_s=9_999), dict.fromkeys(SignatureScheme, 429), "3600"),
     "mapping": (InvalidRequest(VIOLATION), dict.fromkeys(SignatureScheme, 422), None),
     "allow-list": (AccessDenied("wants SetUserTier"), dict.fromkeys(SignatureScheme, 422), None),
+    "unforeseen": (SyncbeatError("not listed"), dict.fromkeys(SignatureScheme, 503), "60"),
     "reused id": (
         EventIdReused("came before with other content"),
         {

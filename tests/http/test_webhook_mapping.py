@@ -10,13 +10,15 @@ from typing import Any
 import orjson
 import pytest
 
-from syncbeat_server.defaults import TimeFormat
+from syncbeat_server.app.webhooks.ingest import event_document
+from syncbeat_server.defaults import SignatureScheme, TimeFormat
 from syncbeat_server.http.webhooks import expressions
 from syncbeat_server.http.webhooks.expressions import Expression, ExpressionFault
 from syncbeat_server.http.webhooks.mapping import map_payload
 from syncbeat_server.http.webhooks.model import Delivery, MappedEvent, MappingFault
+from syncbeat_server.rpc.convert.event_documents import event_request, source_event, source_principal
 from tests.support.fake_clock import START
-from tests.support.webhooks import PLAIN_MAPPING
+from tests.support.webhooks import PLAIN_MAPPING, source_of
 
 pytestmark = pytest.mark.unit
 
@@ -92,6 +94,8 @@ def test_occurred_ahead_of_the_clock_or_too_old_is_a_fault() -> None:
     assert mapped(young, at=now - 3_600)
     with pytest.raises(MappingFault, match="ago"):
         mapped(young, at=now - 3_601)
+    with pytest.raises(MappingFault, match="the payload has none"):
+        mapped(young, at=None)
     assert mapped(young.without_max_age(), at=int((START - timedelta(days=900)).timestamp()))
 
 
@@ -179,3 +183,20 @@ def test_expression_of_a_usual_size_is_evaluated() -> None:
     assert Expression("length(items)").evaluate({"items": [1, 2]}) == 2
     assert Expression("sort_by(items, &id)[0].id").evaluate({"items": [{"id": 2}, {"id": 1}]}) == 1
     assert Expression("a > `1` && b == 'x' || not_null(c, d)").evaluate({"a": 0, "d": "y"}) == "y"
+
+
+def test_redelivery_at_another_time_has_the_same_content() -> None:
+    source = replace(
+        source_of(SignatureScheme.SVIX), mapping=replace(PLAIN_MAPPING, occurred=Expression("delivery.time"))
+    )
+    principal = source_principal(source.app_id, source.name, source.methods)
+    contents = set()
+    for late_s in (0, 60):
+        found = map_payload(source.mapping, orjson.dumps({"id": "e1", "type": "t"}), later(late_s), START)
+        assert found is not None
+        contents.add(source_event(event_request(event_document(source, found)), principal, {}).content_hash)
+    assert len(contents) == 1
+
+
+def later(seconds: int) -> Delivery:
+    return replace(DELIVERY, time=int(START.timestamp()) + seconds)

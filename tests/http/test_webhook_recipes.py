@@ -18,7 +18,10 @@ import pytest
 
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_server.app import find_config_faults
+from syncbeat_server.app.app_configuration import CredentialsFile
+from syncbeat_server.app.webhooks.sources import make_sources
 from syncbeat_server.defaults import SignatureScheme
+from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.load import load_settings, load_with_faults
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
@@ -174,7 +177,7 @@ async def test_stripe_event_that_comes_again_with_other_counts_is_a_duplicate(
     async with sending(database_urls, redis_url, "stripe") as sender:
         assert await sender.send(paid) == (200, "ACCEPTED")
         assert await sender.send(paid.replace(b'"pending_webhooks": 1', b'"pending_webhooks": 0')) == (200, "DUPLICATE")
-        other = paid.replace(b"1767225600", b"1767225601")
+        other = paid.replace(b'"type": "invoice.paid"', b'"type": "invoice.payment_failed"')
         assert await sender.send(other) == (200, "REFUSED"), "the id of another event"
 
 
@@ -220,6 +223,9 @@ def test_default_app_has_sources_in_the_apps_file_too(tmp_path: Path) -> None:
         ('allow = ["PublishChanges"]', 'allow = ["GetHint"]', "no effect stands for GetHint"),
         ("pull_request = ", "push = ", "no sample has effects"),
         ("body.pull_request.updated_at", "body.pull_request.node_id", "sample 1: occurred: no ISO 8601 time"),
+        ("body.pull_request.updated_at", "body.pull_request.no", "sample 1: occurred: the payload has none"),
+        ('occurred = "body.pull_request.updated_at"', "", "it tells an event's age"),
+        ("type = ", "max_age_s = 2592000\ntype = ", "can come again for 2592300 s, and is a new one after 30 days"),
         ("{scope: ", "{scoop: ", "sample 1: effects.changes[0]: not a field, or not a value, of the contract"),
         ('scheme = "github"', 'scheme = "paypal"', "sources.github.scheme: want one of standard-webhooks, svix"),
         ("occurred = ", "occured = ", "want scheme, secrets, secret_files"),
@@ -234,6 +240,16 @@ async def test_fault_of_a_source_is_named(tmp_path: Path, text: str, instead: st
     found = [*loaded.faults, *(await find_config_faults(loaded.settings, Role.RPC) if loaded.settings else ())]
     assert any(fault in one for one in found), found
     assert not any("short" in one.replace("shorter", "") for one in found), "no secret is repeated"
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize(("recipe", "least"), [("github", 4), ("stripe", 3)])
+def test_events_are_kept_for_as_long_as_they_can_come_again(recipe: str, least: int) -> None:
+    environment = {"SYNCBEAT_APPS_FILE": str(FOLDER / f"{recipe}.toml"), "SYNCBEAT_JWT_SECRETS": f"k1={SECRET}"}
+    settings = load_settings(environment, env_file=None)
+    assert make_sources(settings.all_apps(), CredentialsFile.read, least)
+    with pytest.raises(ConfigurationError, match="SYNCBEAT_KEEP_EVENTS_DAYS higher"):
+        make_sources(settings.all_apps(), CredentialsFile.read, least - 1)
 
 
 # ---------------------------------------------------------------------------------------------------- without a restart

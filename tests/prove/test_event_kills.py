@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 
@@ -14,6 +18,7 @@ from syncbeat import SyncbeatClient
 from syncbeat.v1 import directory_service_pb2, sync_service_pb2
 from syncbeat.v1 import event_service_pb2 as pb
 from syncbeat_devtools.demo.devices import eventually
+from syncbeat_devtools.demo.processes import Process
 from syncbeat_devtools.demo.stage import Stage
 from tests.support.databases import DatabaseUrls
 from tests.support.event_deaths import Death, doomed
@@ -41,6 +46,29 @@ class Kills:
     async def ingest(self, request: pb.IngestEventRequest) -> tuple[str, str]:
         """Deliver it to the server that lives."""
         return told(await self.live.events.IngestEvent(request, timeout=20))
+
+    async def fail(self, name: str) -> None:
+        """Ingest an event that FAILS, and keep workers from it until `retry_at` or whoever dies."""
+        assert await self.ingest(gated(name)) == FAILED
+        await self.retry_at(name, "syncbeat_now() + '1 hour'")
+        await self.open_gate(name)
+
+    async def retry_at(self, name: str, moment: str) -> None:
+        """Let it be due at a moment, as if a pause or the lease of a claim ended then."""
+        conn = await asyncpg.connect(self.urls.admin_url)
+        try:
+            await conn.execute(
+                f"UPDATE events SET next_attempt_at = {moment} WHERE event_id = $1 AND state = 'FAILED'", name
+            )
+        finally:
+            await conn.close()
+
+    async def is_accepted(self, name: str) -> bool:
+        conn = await asyncpg.connect(self.urls.admin_url)
+        try:
+            return bool(await conn.fetchval("SELECT state = 'ACCEPTED' FROM events WHERE event_id = $1", name))
+        finally:
+            await conn.close()
 
     async def open_gate(self, name: str) -> None:
         opened = sync_service_pb2.PublishChangesRequest(changes=[change(f"gate-{name}", 1)])
@@ -103,8 +131,7 @@ class Redelivery(Scenario):
     """An event that FAILED comes again when its effects can be carried out."""
 
     async def prepare(self, kills: Kills, name: str) -> None:
-        assert await kills.ingest(gated(name)) == FAILED
-        await kills.open_gate(name)
+        await kills.fail(name)
 
     async def check(self, kills: Kills, name: str) -> None:
         assert await kills.ingest(gated(name)) in (ACCEPTED, ("DUPLICATE", "ACCEPTED"))
@@ -199,11 +226,11 @@ async def test_event_kills_at_each_statement_lose_and_double_nothing(
 async def test_event_kills_of_retrying_workers_lose_and_double_nothing(
     tiered_stage: Stage, database_urls: DatabaseUrls, record: Callable[[str, dict[str, object]], None]
 ) -> None:
-    """Kill workers; after each kill the lease of its claim, half a minute, has to run out."""
+    """Kill workers, while the server that lives is stopped; after each kill it is the one that finishes."""
     server = await tiered_stage.start_server()
     async with tiered_stage.client(tiered_stage.identity.service_token, server) as live:
         kills = Kills(tiered_stage, database_urls, live)
-        kills.steps["a worker's retry"] = await kill_workers(kills)
+        kills.steps["a worker's retry"] = await kill_workers(kills, server)
     record("event_worker_kills", figures(kills))
 
 
@@ -230,30 +257,28 @@ async def kill_servers(kills: Kills, scenario: Scenario) -> int:
     return steps
 
 
-async def kill_workers(kills: Kills) -> int:
-    """Kill a worker at each statement by which it retries, and let another finish; the number of statements."""
+async def kill_workers(kills: Kills, server: Process) -> int:
+    """Kill a worker at each statement by which it retries, and let a server finish; the number of statements."""
     for nth in itertools.count(1):
         assert nth < MOST_STEPS
         name = f"worker-{nth}"
         await with_device(kills, name)
-        assert await kills.ingest(gated(name)) == FAILED
-        await kills.open_gate(name)
-
-        async def carried_out(name: str = name) -> bool:
-            found = await kills.live.events.GetEvent(pb.GetEventRequest(source=SOURCE, event_id=name))
-            return bool(found.event.state == pb.EVENT_STATE_ACCEPTED)
-
-        async with doomed(kills.stage, Death(RETRIES, nth), "worker") as victim:
-            while not victim.is_dead and not await carried_out():
-                await victim.died(0.2)
-        if not victim.is_dead:
+        await kills.fail(name)
+        accepted = partial(kills.is_accepted, name)
+        os.kill(server.pid, signal.SIGSTOP)  # so that the one that is to die has the event for itself
+        try:
+            await kills.retry_at(name, "syncbeat_now()")
+            async with doomed(kills.stage, Death(RETRIES, nth), "worker") as victim:
+                while not victim.is_dead and not await accepted():
+                    await victim.died(0.2)
+                died = victim.is_dead  # and was not ended with the block
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        if not died:
             break
         kills.kills += 1
-        successor = await kills.stage.start_worker()
-        try:
-            assert await eventually(carried_out, 60.0)
-        finally:
-            await successor.stop()
+        await kills.retry_at(name, "syncbeat_now()")  # as if the lease of its claim had ended
+        assert await eventually(accepted, 60.0)
         await kills.require(name, done_once(name))
     assert nth > 3, "no statement of a worker's retry was found"
     return nth - 1

@@ -12,7 +12,7 @@ import pytest
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.rpc.validation import value_checks
-from syncbeat_server.rpc.validation.json_documents import document_fault
+from syncbeat_server.rpc.validation.json_limits import document_fault
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
 from tests.support.hard_documents import drawn

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from google.protobuf.message import Message
 
-from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
+from syncbeat.v1 import core_pb2, directory_service_pb2, event_service_pb2, push_service_pb2, sync_service_pb2
 from tests.support.rpc_server import (
     METHODS,
     Server,
@@ -101,11 +101,13 @@ async def test_validation_beyond_field_rules(module_server: Server, request_: Me
     assert await module_server.rows() == before
 
 
+EVENT_PLACES = [r'[0,"\u0000","x"]', r'[0,"x","\u0000"]', '[0,["x"],"x"]', "[1e300,1,2]", r'"\u0000"']
 PAGED = [
     (directory_service_pb2.ListDevicesRequest, {"user_id": "u"}),
     (directory_service_pb2.ListScopesRequest, {"user_id": "u"}),
     (directory_service_pb2.ListScopeMembersRequest, {"scope": "paged"}),
     (push_service_pb2.ListDeliveriesRequest, {}),
+    (event_service_pb2.ListEventsRequest, {}),
 ]
 
 
@@ -117,9 +119,11 @@ async def test_page_token_of_another_place_is_refused(module_server: Server, kin
     for device in ("d1", "d2"):
         await server.register("u", device)
     await server.backend(send(user_ids=core_pb2.UserIds(ids=["u"])))
+    for name in ("e1", "e2"):
+        await server.backend(event_service_pb2.IngestEventRequest(source="s", event_id=name, type="t"))
     page = await server.backend(kind(page_size=1, **fields))
     binding, _ = orjson.loads(base64.urlsafe_b64decode(page.next_page_token))
-    for place in ("\0", "no id", "x" * 200, 1, None, ["d1"], {"a": 1}):
+    for place in (*EVENT_PLACES, "\0", "no id", "x" * 200, 1, None, ["d1"], {"a": 1}):
         forged = base64.urlsafe_b64encode(orjson.dumps([binding, place])).decode()
         request = kind(page_size=1, page_token=forged, **fields)
         refusal = await server.backend.outcome(METHODS[kind.DESCRIPTOR.name], request.SerializeToString())

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.rpc.validation.json_documents import document_fault
+from syncbeat_server.rpc.validation.json_limits import document_fault
 from syncbeat_server.runtime.worker_processes import WorkerProcesses
 from syncbeat_server.sync.content.merge_patch import apply
 from tests.support.fake_clock import wait_until

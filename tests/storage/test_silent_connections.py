@@ -88,6 +88,17 @@ async def test_silent_connection_of_a_server_that_is_there_ends_its_transaction_
     await write(distant)
 
 
+async def test_slow_network_is_not_taken_for_a_server_that_is_away(distant: Database, relay: Relay) -> None:
+    relay.begin(Fault.LATENCY)
+    async with distant.transaction() as conn:
+        for _ in range(5):
+            await conn.fetchval("SELECT 1")
+    await asyncio.gather(*(write(distant) for _ in range(4)))
+    relay.end()
+    assert distant.breaker.last_opened_at is None
+    await write(distant)
+
+
 async def test_slow_statement_is_not_taken_for_a_silent_connection(distant: Database) -> None:
     async with distant.transaction() as conn:
         await conn.fetchval("SELECT pg_sleep(4)")

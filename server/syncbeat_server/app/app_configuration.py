@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,11 @@ class AppConfiguration:
     def templates(self, app_id: str) -> Mapping[str, Template]:
         """Return the templates of an app."""
         return self._templates.get(app_id, {})
+
+    def signed_sources(self, app_id: str) -> Container[str]:
+        """Return the names of an app's sources of webhooks, whether this process serves their door or not."""
+        app = self.current.get(app_id)
+        return () if app is None else app.sources.keys()
 
     def require(self, check: Callable[[Mapping[str, AppSettings]], object]) -> None:
         """Adopt only apps for which `check` does not raise: it is asked before any watcher hears of a changed file."""

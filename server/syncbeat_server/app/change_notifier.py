@@ -89,7 +89,8 @@ class RpcCaches:
 class ClusterNotifier:
     """Implements `ChangeNotifier`: notifies this process at once, without waiting for Redis, then the others."""
 
-    def __init__(self, process: Process, worker: DeliveryWorker | None, caches: RpcCaches) -> None:
+    def __init__(self, process: Process, worker: DeliveryWorker | None, caches: RpcCaches | None) -> None:
+        """`caches` is None in a process without RPCs."""
         self._process = process
         self._worker = worker
         self._caches = caches
@@ -122,10 +123,11 @@ class ClusterNotifier:
     def _notify(self, topic: Topic, app_id: str, names: Sequence[str]) -> None:
         bus = self._process.bus
         for name in names:
-            _invalidate(self._process.hub, self._caches, topic, app_id, name)
             message = f"{app_id}{_SEPARATOR}{name}"
-            if topic is Topic.SCOPES and bus.listening:
-                self._caches.echoes.expect(message)
+            if self._caches is not None:
+                _invalidate(self._process.hub, self._caches, topic, app_id, name)
+                if topic is Topic.SCOPES and bus.listening:
+                    self._caches.echoes.expect(message)
             bus.publish(topic, message)
 
 

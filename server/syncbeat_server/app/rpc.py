@@ -94,7 +94,7 @@ async def _serving(
     pacer, admission = wire_load_pacing(process)
     notifier = ClusterNotifier(process, worker, caches)
     sync = wire_sync(process, caches, notifier, pacer)
-    events = wire_events(process, sync, notifier, limits.policies.of)
+    events = wire_events(process, sync.tuner, notifier, limits.policies.of)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
     user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
@@ -112,7 +112,7 @@ async def _serving(
         ),
         "PushService": PushServicer(push, watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
-        "EventService": EventServicer(events.service, templates),
+        "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
         "OpsService": OpsServicer(status),
     }

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from syncbeat_server.app.authentication import session_rows
 from syncbeat_server.app.change_notifier import listen_for_changes
+from syncbeat_server.app.events.ingest import running_retries
 from syncbeat_server.app.operations.health import pool_view
 from syncbeat_server.app.process import Process, Stores, open_process, run_in_background
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
@@ -57,6 +58,8 @@ async def serve(
             if role is not Role.WORKER:
                 caches = await stack.enter_async_context(rpc_caches(process))
                 address = await stack.enter_async_context(running_rpc(process, worker, caches))
+            elif worker is not None:
+                await stack.enter_async_context(running_retries(process, worker))
             await stack.enter_async_context(run_in_background([listen_for_changes(process, worker, caches)]))
             spare_started_process()
             _log.info("serving", extra={"listen": address, "role": role, "deployment": process.bus.deployment})

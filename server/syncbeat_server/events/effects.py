@@ -57,8 +57,8 @@ async def carry_out(
 ) -> tuple[EffectResult, Notices]:
     """Carry out all effects, or raise; then the caller rolls back to where it was before.
 
-    Effects on different users, and on different scopes, do not depend on each other: they go by the names, so that two
-    events that concern the same ones wait for each other instead of deadlocking.
+    Users, and scopes, are locked by name ahead, so that two events that concern the same ones wait for each other
+    instead of deadlocking. Members change in the order given: who is to leave a scope first makes room.
 
     Raises:
         SyncbeatError: as the RPCs that the effects stand for.
@@ -66,7 +66,7 @@ async def carry_out(
     told = _Told()
     await _lock_ahead(conn, app_id, effects)
     await _change_users(conn, app_id, effects, told)
-    for member in sorted(effects.members, key=lambda one: one.scope):
+    for member in effects.members:
         await _change_members(conn, app_id, member, told)
     for tier in sorted(effects.tiers, key=lambda one: one.user_id):
         check_tier(rules.policy_of(app_id), tier.tier)
@@ -129,7 +129,11 @@ async def _lock_ahead(conn: Connection, app_id: str, effects: Effects) -> None:
     names = {one.scope for one in effects.members} | {change.scope for change in effects.changes}
     if len(effects.users) > 1 or (effects.users and names):
         await user_access.lock(conn, app_id, [one.user_id for one in effects.users])
+    if effects.users or len(effects.members) > 1:
         await lock_existing(conn, app_id, names)
+    if len(effects.members) > 1:
+        for name in sorted({one.scope for one in effects.members if one.add}):
+            await lock_scope(conn, app_id, name)
 
 
 async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _Told) -> None:
@@ -149,11 +153,11 @@ async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _
 async def _change_members(conn: Connection, app_id: str, effect: MemberEffect, told: _Told) -> None:
     added = {member.user_id for member in effect.add}
     removed = sorted(set(effect.remove) - added)
-    if effect.add:
-        await join_scope(conn, lock_scope, app_id, effect.scope, sorted(effect.add, key=lambda one: one.user_id))
     if removed:
         with suppress(NotFound):  # a scope that is not there has no members: what the event states is so
             await leave_scope(conn, app_id, effect.scope, removed)
+    if effect.add:
+        await join_scope(conn, lock_scope, app_id, effect.scope, sorted(effect.add, key=lambda one: one.user_id))
     told.members += [*added, *removed]
 
 

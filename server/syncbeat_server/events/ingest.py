@@ -91,11 +91,14 @@ class EventIngest:
         self._counts.ingested(event.app_id, event.source, answer.receipt.state)
         return answer
 
-    async def retry(self, key: EventKey, caller: str) -> IngestResult:
-        """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound, or as `ingest`."""
+    async def retry(self, key: EventKey, caller: str, methods: frozenset[str] | None = None) -> IngestResult:
+        """Carry out the effects of a FAILED event again, for a caller who may call `methods`; None: all.
+
+        An event in another state is answered as it is. Raises NotFound, or as `ingest`.
+        """
 
         async def work(conn: Connection) -> Attempt:
-            return await self._single.retry(conn, key)
+            return await self._single.retry(conn, key, methods)
 
         attempt = await self._run_alone((key.app_id, caller), work)
         if attempt.changed:

@@ -20,9 +20,9 @@ class EventService:
         """Record an event and carry out its effects; see `EventIngest.ingest`."""
         return await self._ingest.ingest(event)
 
-    async def retry(self, key: EventKey, caller: str) -> IngestResult:
-        """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound."""
-        return await self._ingest.retry(key, caller)
+    async def retry(self, key: EventKey, caller: str, methods: frozenset[str] | None) -> IngestResult:
+        """Carry out the effects of a FAILED event again; see `EventIngest.retry`."""
+        return await self._ingest.retry(key, caller, methods)
 
     async def event(self, key: EventKey) -> StoredEvent:
         """Return a recorded event. Raises NotFound."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from syncbeat_server.errors import NotFound, SyncbeatError
+from syncbeat_server.errors import DeadlineExceeded, NotFound, SyncbeatError
 from syncbeat_server.events.batch_plan import duplicate, event_id_reused
 from syncbeat_server.events.effects import EffectRules, Notices, carry_out
 from syncbeat_server.events.model import (
@@ -20,6 +23,7 @@ from syncbeat_server.events.model import (
     OrderKey,
     Receipt,
 )
+from syncbeat_server.events.policy.effect_methods import check_allowed
 from syncbeat_server.events.policy.order import OrderHead, arrival_time, is_stale, order_head
 from syncbeat_server.events.policy.retries import failure_text, is_failure, retry_delay_s
 from syncbeat_server.events.store import event_batches, event_rows
@@ -68,14 +72,16 @@ class SingleIngest:
         """Record an event and carry out its effects, or retry those of one that FAILED.
 
         Raises:
+            AccessDenied: it FAILED before, and its sender may not do what the effects do that are on record.
             EventIdReused: the id came before with other content.
             RacedError: the transaction has to begin again.
         """
+        begun_at = asyncio.get_running_loop().time()
         orders = [] if event.order is None else [event.order]
         found = await event_batches.look_up(conn, [event.key], orders)
         head = None if event.order is None else found.heads.get(event.order)
         if event.key in found.known:
-            return await self._ingest_again(conn, event, head)
+            return await self._ingest_again(conn, event, head, begun_at)
         occurred_at = event.occurred_at or arrival_time(found.now, head)
         place = order_head(occurred_at, event.event_id)
         stale = is_stale(place, head)
@@ -88,8 +94,15 @@ class SingleIngest:
         work = _Work(event.key, event.caller, place, event.order, head, event.effects, attempts=0)
         return await self._attempt(conn, work, Receipt(state, state, found.now))
 
-    async def retry(self, conn: Connection, key: EventKey) -> Attempt:
-        """Carry out the effects of a FAILED event again; answer another as it is. Raises NotFound, RacedError."""
+    async def retry(self, conn: Connection, key: EventKey, methods: frozenset[str] | None) -> Attempt:
+        """Carry out the effects of a FAILED event again, for a caller with these methods; answer another as it is.
+
+        Raises:
+            AccessDenied: the caller may not do what the effects do.
+            NotFound: there is no such event.
+            RacedError: the transaction has to begin again.
+        """
+        begun_at = asyncio.get_running_loop().time()
         order = await event_rows.find_order(conn, key)
         found = await event_batches.look_up(conn, [], [] if order is None else [order])
         row = await event_rows.lock_event(conn, key)
@@ -100,10 +113,14 @@ class SingleIngest:
             known = row.known
             receipt = Receipt(known.state, known.state, known.first_seen_at, known.failure)
             return Attempt(IngestResult(receipt, known.result), changed=given_up, given_up=given_up)
+        check_allowed(row.effects, methods)
         head = None if order is None else found.heads.get(order)
-        return await self._attempt_again(conn, key, row, row.effects, head)
+        async with _until_its_deadline(row, begun_at):
+            return await self._attempt_again(conn, key, row, row.effects, head)
 
-    async def _ingest_again(self, conn: Connection, event: IncomingEvent, head: OrderHead | None) -> Attempt:
+    async def _ingest_again(
+        self, conn: Connection, event: IncomingEvent, head: OrderHead | None, begun_at: float
+    ) -> Attempt:
         row = await event_rows.lock_event(conn, event.key)
         if row is None:
             raise RacedError  # forgotten just now
@@ -112,7 +129,11 @@ class SingleIngest:
         if row.effects is None or row.is_over:
             await event_rows.count_repetition(conn, event.key)
             return Attempt(duplicate(row.known), changed=False)
-        return await self._attempt_again(conn, event.key, row, row.effects, head, repetitions=1)
+        check_allowed(
+            row.effects, event.methods
+        )  # those of the first delivery, which a webhook's mapping may differ from
+        async with _until_its_deadline(row, begun_at):
+            return await self._attempt_again(conn, event.key, row, row.effects, head, repetitions=1)
 
     async def _attempt_again(
         self,
@@ -174,3 +195,17 @@ class SingleIngest:
         end = Conclusion(EventState.FAILED, row.attempts, row.known.failure, row.effects)
         await event_rows.conclude(conn, key, end)
         return True
+
+
+@asynccontextmanager
+async def _until_its_deadline(row: LockedEvent, begun_at: float) -> AsyncIterator[None]:
+    """Bound a retry by its event's deadline, which counts from when the transaction began, by the loop's clock.
+
+    Raises:
+        DeadlineExceeded: it passed; the transaction is to be rolled back.
+    """
+    try:
+        async with asyncio.timeout_at(begun_at + row.left_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the event's deadline passed while its effects were carried out") from None

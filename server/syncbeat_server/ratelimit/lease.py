@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate
 from syncbeat_server.ratelimit.policy.decision import Decision
-from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, take, used_at
+from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, used_at
+from syncbeat_server.ratelimit.policy.local_share import local_rate, share_of
 from syncbeat_server.storage.redis.shared_rates import Ask
 
 LEASE_S = 0.25
@@ -211,42 +212,6 @@ def credit_of(rate: Rate, processes: int) -> float:
 
 def _share_of_burst(rate: Rate, share: float, processes: int) -> float:
     return float(int(rate.burst * share / processes)) if rate.per_second > 0.0 else 0.0
-
-
-def share_of(processes: int) -> float:
-    """Return the part of a rate that one of the processes goes by alone: that of twice the rate, or all of it."""
-    return min(1.0, 2.0 / processes)
-
-
-def local_rate(rate: Rate, share: float) -> Rate:
-    """Return the rate of one process while it cannot ask: its share, and room for one call at least."""
-    return Rate(rate.per_second * share, max(1, int(rate.burst * share)))
-
-
-def take_shares(found: Sequence[tuple[Lease, float]], share: float, era: int, now: float) -> Refused | None:
-    """Take units of several buckets by this process's share of their rates, all or none.
-
-    `era` is the number of the present time without Redis. When one begins, at most half of a share is free: the other
-    half may have been used just before.
-    """
-    taken, refusals = [], []
-    for lease, cost in found:
-        local = local_rate(lease.rate, share)
-        if lease.era != era:
-            lease.era = era
-            free = max(1.0, local.burst / 2)
-            if local.per_second > 0.0:
-                lease.drained_at = max(lease.drained_at, now + (local.burst - free) / local.per_second)
-        decision, drained_at = take(local, lease.drained_at, now, cost)
-        taken.append((lease, cost, drained_at))
-        if not decision.allowed:
-            refusals.append(Refused(lease.rule, decision))
-    if refusals:
-        return strictest(refusals)
-    for lease, cost, drained_at in taken:
-        lease.drained_at = drained_at
-        lease.owed += cost
-    return None
 
 
 def strictest(refusals: Sequence[Refused]) -> Refused:

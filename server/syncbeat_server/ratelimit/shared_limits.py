@@ -25,13 +25,13 @@ from syncbeat_server.ratelimit.lease import (
     PreparedAsk,
     Refused,
     Want,
-    share_of,
     strictest,
-    take_shares,
 )
 from syncbeat_server.ratelimit.policy.decision import Decision, decide
 from syncbeat_server.ratelimit.policy.gcra import CLOSED
+from syncbeat_server.ratelimit.policy.local_share import share_of
 from syncbeat_server.ratelimit.process_count import ProcessCount
+from syncbeat_server.ratelimit.without_redis import take_shares
 from syncbeat_server.storage.redis.bus import RedisBus
 from syncbeat_server.storage.redis.shared_rates import MOST_ASKS, Answer, charge, settle
 

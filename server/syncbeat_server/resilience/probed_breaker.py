@@ -2,7 +2,7 @@
 
 A failed call only raises the suspicion, and a probe beside the calls settles it: one lost connection, or a loop that
 was held up, opens nothing. The state is that of this process alone: whether it reaches a store says nothing of others,
-and what it would hear from them its own probe finds out within a second (ADR 145).
+and what it would hear from them its own probe finds out within seconds (ADR 145).
 """
 
 from __future__ import annotations

@@ -452,7 +452,7 @@ class IngestEventRequest(_message.Message):
     """
     @_builtins.property
     def occurred_time(self) -> _timestamp_pb2.Timestamp:
-        """occurred_time is when it happened, to the microsecond. Absent: now, and after those of its order that came
+        """occurred_time is when it happened, to the microsecond; at most 300 s ahead of the service's clock. Absent: now, and after those of its order that came
         before.
         """
 

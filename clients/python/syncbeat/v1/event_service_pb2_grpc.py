@@ -72,7 +72,9 @@ class EventServiceServicer:
         later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
         deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
         that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-        method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
+        method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
+        and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+        PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +96,8 @@ class EventServiceServicer:
 
     def RetryEvent(self, request, context):
         """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
-        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND. As for IngestEvent, an
+        effect wants its method to be allowed to the caller: PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class EventServiceStub:
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
+    method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
+    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+    PERMISSION_DENIED.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -54,7 +56,8 @@ class EventServiceStub:
     """ListEvents pages through events, newest first."""
     RetryEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.RetryEventRequest, _event_service_pb2.RetryEventResponse]
     """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
-    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND. As for IngestEvent, an
+    effect wants its method to be allowed to the caller: PERMISSION_DENIED.
     """
 
 @_typing.type_check_only
@@ -73,7 +76,9 @@ class EventServiceAsyncStub(EventServiceStub):
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
+    method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
+    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+    PERMISSION_DENIED.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -81,7 +86,8 @@ class EventServiceAsyncStub(EventServiceStub):
     """ListEvents pages through events, newest first."""
     RetryEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RetryEventRequest, _event_service_pb2.RetryEventResponse]  # type: ignore[assignment]
     """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
-    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+    is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND. As for IngestEvent, an
+    effect wants its method to be allowed to the caller: PERMISSION_DENIED.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -103,7 +109,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
         deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
         that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-        method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded.
+        method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
+        and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
+        PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +137,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.RetryEventResponse, _abc.Awaitable[_event_service_pb2.RetryEventResponse]]:
         """RetryEvent carries the effects of a FAILED event out again, now. One in another state, or past its deadline,
-        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND.
+        is answered as it is, and nothing happens. One that is not there: NOT_FOUND / NOT_FOUND. As for IngestEvent, an
+        effect wants its method to be allowed to the caller: PERMISSION_DENIED.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ async def running_webhooks(process: Process, ingest: EventIngest, limits: CallLi
     from syncbeat_server.http.webhooks.door import WebhookDoor
     from syncbeat_server.http.webhooks.endpoint import serve_webhooks  # aiohttp's server is large
 
-    sources = WebhookSources(process.apps)
+    sources = WebhookSources(process.apps, settings.keep_events_days)
     door = WebhookDoor(
         lambda: sources.current,
         SourceIngest(ingest, process.apps.templates, limits, process.clock),

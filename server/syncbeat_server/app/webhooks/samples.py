@@ -9,7 +9,7 @@ from typing import Any
 
 from syncbeat_server.app.app_configuration import CredentialsFile, templates_of
 from syncbeat_server.app.webhooks.ingest import checked_event, event_document
-from syncbeat_server.app.webhooks.sources import make_source, place_of
+from syncbeat_server.app.webhooks.sources import make_source, place_of, require_receipts
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import AccessDenied, ConfigurationError, InvalidRequest
 from syncbeat_server.events.policy.effect_methods import effect_methods
@@ -27,15 +27,16 @@ def require_sources(settings: Settings) -> None:
         fault
         for app_id, app in settings.all_apps().items()
         for name in app.sources
-        for fault in source_faults(app_id, name, app)
+        for fault in source_faults(app_id, name, app, settings.keep_events_days)
     ]
     if faults:
         raise ConfigurationError("\n".join(faults))
 
 
-def source_faults(app_id: str, name: str, app: AppSettings) -> Iterator[str]:
+def source_faults(app_id: str, name: str, app: AppSettings, keep_events_days: float) -> Iterator[str]:
     """Yield the faults of a source: of its settings, or of each sample that does not fit its mapping."""
     try:
+        require_receipts(app_id, name, app.sources[name], keep_events_days)
         source = make_source(app_id, name, app.sources[name], CredentialsFile.read)
     except ConfigurationError as error:
         yield error.message

@@ -38,20 +38,23 @@ ReadFile = Callable[[Path], CredentialsFile]
 class WebhookSources:
     """Present sources of all apps. One that cannot be used keeps a change of the file from being adopted."""
 
-    def __init__(self, apps: AppConfiguration) -> None:
+    def __init__(self, apps: AppConfiguration, keep_events_days: float) -> None:
         """Raises ConfigurationError: a source cannot be used."""
         self._apps = apps
+        self._keep_events_days = keep_events_days
         self.current: Mapping[tuple[str, str], Source] = {}
         self._make()
-        apps.require(lambda changed: make_sources(changed, CredentialsFile.read))
+        apps.require(lambda changed: make_sources(changed, CredentialsFile.read, keep_events_days))
         apps.on_change(self._make)
 
     def _make(self) -> None:
-        self.current = make_sources(self._apps.current, self._apps.read_credentials)
+        self.current = make_sources(self._apps.current, self._apps.read_credentials, self._keep_events_days)
 
 
-def make_sources(apps: Mapping[str, AppSettings], read: ReadFile) -> dict[tuple[str, str], Source]:
-    """Return all sources by app and name.
+def make_sources(
+    apps: Mapping[str, AppSettings], read: ReadFile, keep_events_days: float
+) -> dict[tuple[str, str], Source]:
+    """Return all sources by app and name, where events are known for so many days.
 
     Raises:
         ConfigurationError: some cannot be used; a line for each fault.
@@ -60,12 +63,22 @@ def make_sources(apps: Mapping[str, AppSettings], read: ReadFile) -> dict[tuple[
     for app_id, app in apps.items():
         for name, given in app.sources.items():
             try:
+                require_receipts(app_id, name, given, keep_events_days)
                 made[app_id, name] = make_source(app_id, name, given, read)
             except ConfigurationError as error:
                 faults.append(error.message)
     if faults:
         raise ConfigurationError("\n".join(faults))
     return made
+
+
+def require_receipts(app_id: str, name: str, given: SourceSettings, keep_events_days: float) -> None:
+    """Raise ConfigurationError unless an event of a source is on record for as long as it may come again."""
+    if given.repeats_s > keep_events_days * 86_400.0:
+        raise ConfigurationError(
+            f"{place_of(app_id, name)}: an event can come again for {given.repeats_s:.0f} s, and is a new one after "
+            f"{keep_events_days:g} days: want SYNCBEAT_KEEP_EVENTS_DAYS higher, or max_age_s lower"
+        )
 
 
 def make_source(app_id: str, name: str, given: SourceSettings, read: ReadFile | None) -> Source:

@@ -13,7 +13,7 @@ import aiohttp
 
 from syncbeat_server.auth.model import Issuer, KeyRow
 from syncbeat_server.auth.tokens.keys import MAX_JWKS_BYTES, MAX_KID, PUBLISHED, parse_jwks, with_kidless_row
-from syncbeat_server.auth.tokens.unknown_kids import UnknownKid, UnknownKids
+from syncbeat_server.auth.tokens.unknown_kid_counts import UnknownKid, UnknownKids
 from syncbeat_server.clock import Clock, sleep_unless
 from syncbeat_server.errors import DependencyDown, KeyUnknownYet
 from syncbeat_server.ops.fault_log import FaultLog

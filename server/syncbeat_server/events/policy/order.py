@@ -6,8 +6,6 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 _TICK = timedelta(microseconds=1)
-# More events without a time of their own than fit into one second of ticks do not come in one second.
-_LONGEST_RUN = timedelta(seconds=1)
 
 
 class OrderHead(NamedTuple):
@@ -23,14 +21,12 @@ def order_head(occurred_at: datetime, event_id: str) -> OrderHead:
 
 
 def arrival_time(now: datetime, head: OrderHead | None) -> datetime:
-    """Return when an event occurred that says no time: now.
+    """Return when an event occurred that says no time: now, and after the latest one.
 
-    Where the latest one has the same time, or was put behind one that had, it goes behind: those without a time are
-    ordered as they arrive, and not by their ids.
+    That is ahead of now where its sender's clock was, by `MOST_AHEAD_S` at most, or was put behind one that was: events
+    without a time are ordered as they arrive, and not by their ids.
     """
-    if head is None or not now <= head.occurred_at < now + _LONGEST_RUN:
-        return now
-    return head.occurred_at + _TICK
+    return now if head is None or head.occurred_at < now else head.occurred_at + _TICK
 
 
 def is_stale(place: OrderHead, head: OrderHead | None) -> bool:

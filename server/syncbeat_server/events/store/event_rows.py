@@ -32,8 +32,8 @@ _AT_KEY = "WHERE (app_id, source, event_id) = ($1, $2, $3)"
 class LockedEvent:
     """Holds the row of an event that this transaction has locked.
 
-    `is_over`: its deadline has passed; `is_waiting`: it is to be retried all the same. `effects` are those of a FAILED
-    event.
+    `left_s`: the seconds from the transaction's beginning to its deadline; `is_waiting`: it is to be retried, even if
+    that has passed. `effects` are those of a FAILED event.
     """
 
     known: KnownEvent
@@ -41,9 +41,14 @@ class LockedEvent:
     order: OrderKey | None
     occurred_at: datetime
     attempts: int
-    is_over: bool
+    left_s: float
     is_waiting: bool
     effects: Effects | None
+
+    @property
+    def is_over(self) -> bool:
+        """Tell if its deadline had passed when the transaction began."""
+        return self.left_s <= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ async def lock_event(conn: Connection, key: EventKey) -> LockedEvent | None:
     """Lock an event's row, after the head of its order; None if there is no such event."""
     row = await conn.fetchrow(
         f"""SELECT content_hash, state, first_seen_at, failure, result, caller, ordering_key, occurred_at, attempts,
-                   deadline_at <= syncbeat_now() AS is_over,
+                   extract(epoch FROM deadline_at - syncbeat_now())::float8 AS left_s,
                    next_attempt_at IS NOT NULL AS is_waiting, effects
             FROM events {_AT_KEY} FOR NO KEY UPDATE""",  # noqa: S608  # constants
         *key,
@@ -91,7 +96,7 @@ async def lock_event(conn: Connection, key: EventKey) -> LockedEvent | None:
         order=order,
         occurred_at=row["occurred_at"],
         attempts=row["attempts"],
-        is_over=row["is_over"],
+        left_s=row["left_s"],
         is_waiting=row["is_waiting"],
         effects=effects,
     )
@@ -160,15 +165,19 @@ _OF_SOURCE = "e.source = $3 AND (e.first_seen_at, e.event_id) < ($4, $5)"
 
 
 def _list_sql(place: str, order: str) -> str:
-    # State by state, each from its index; then as many as there is room for.
-    return f"""SELECT {_SHOWN}, octets <= {MAX_PAGE_OCTETS} AS fits FROM (
-            SELECT e.*, sum(octet_length(e.payload)) OVER (ORDER BY {order}) AS octets
+    # State by state, each from its index; then as many as there is room for, and one that shows that more follow.
+    return f"""SELECT {_SHOWN}, fits FROM (
+            SELECT e.*, octets <= {MAX_PAGE_OCTETS} OR place = 1 AS fits,
+                   place <= 2 OR lag(octets, 1, 0::bigint) OVER (ORDER BY place) <= {MAX_PAGE_OCTETS} AS follows
+            FROM (
+            SELECT e.*, sum(octet_length(e.payload)) OVER (ORDER BY {order}) AS octets,
+                   row_number() OVER (ORDER BY {order}) AS place
             FROM unnest($2::text[]) AS s (state)
             CROSS JOIN LATERAL (
                 SELECT * FROM events e WHERE e.app_id = $1 AND e.state = s.state AND {place}
                 ORDER BY {order} LIMIT $6) e
-            ORDER BY {order} LIMIT $6) e
-        ORDER BY {order}"""  # noqa: S608  # constants
+            ORDER BY {order} LIMIT $6) e) e
+        WHERE follows ORDER BY place"""  # noqa: S608  # constants
 
 
 _LIST_OF_APP = _list_sql(_OF_APP, "e.first_seen_at DESC, e.source DESC, e.event_id DESC")
@@ -192,7 +201,7 @@ async def list_events(
         after.event_id,
         limit + 1,
     )
-    page = [row for place, row in enumerate(rows[:limit]) if row["fits"] or place == 0]
+    page = [row for row in rows[:limit] if row["fits"]]
     return [_stored(row) for row in page], len(page) < len(rows)
 
 

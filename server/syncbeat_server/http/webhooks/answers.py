@@ -19,6 +19,7 @@ from syncbeat_server.errors import (
     AccessDenied,
     DeadlineExceeded,
     DependencyDown,
+    EventIdReused,
     InvalidRequest,
     MigrationNeeded,
     Overloaded,
@@ -31,6 +32,9 @@ from syncbeat_server.http.webhooks.model import MappingFault, WebhookOutcome
 
 _JSON = "application/json"
 _MAX_RETRY_AFTER_S = 3_600.0
+_UNFORESEEN_RETRY_S = 60.0
+"""Tells the sender to come again after an error that nobody listed here: nothing was recorded, so that an answer that
+ended the repeats would lose the event. A minute spares us a sender that meets a bug at each delivery."""
 # Svix ends the repeats of a message at this header, whatever the status.
 _ABORT = {"webhook-delivery": "abort-message"}
 _RETRIES_4XX = frozenset({SignatureScheme.STANDARD_WEBHOOKS, SignatureScheme.STRIPE})
@@ -75,8 +79,10 @@ def failed(scheme: SignatureScheme, error: SyncbeatError) -> tuple[WebhookOutcom
             # Of the settings: its effects go beyond the allow-list, or break the contract.
             answer = _problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.reason, error.message)
             return WebhookOutcome.UNMAPPED, answer
-        case _:
+        case EventIdReused():
             return WebhookOutcome.REFUSED, _refused(scheme, error)
+        case _:
+            return _postponed(HTTPStatus.SERVICE_UNAVAILABLE, error, _UNFORESEEN_RETRY_S)
 
 
 def _postponed(status: HTTPStatus, error: SyncbeatError, after_s: float) -> tuple[WebhookOutcome, WebhookAnswer]:

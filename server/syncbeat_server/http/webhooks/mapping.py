@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,14 +11,12 @@ from typing import Any
 
 import orjson
 
-from syncbeat_server.defaults import TimeFormat
+from syncbeat_server.defaults import MOST_AHEAD_S, TimeFormat
 from syncbeat_server.http.webhooks.expressions import Expression, ExpressionFault
 from syncbeat_server.http.webhooks.model import Delivery, MappedEvent, MappingFault
 
 ANY_TYPE = "*"
 """The key of the effects of every type that has none of its own."""
-MOST_AHEAD_S = 300.0
-"""The most, in seconds, that an event may be ahead of our clock: one of the year 3000 makes all later ones stale."""
 
 _MS_FROM = 1e11  # in seconds the year 5138, in milliseconds 1973: a time beyond it is in milliseconds
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
@@ -29,7 +28,7 @@ class PayloadMapping:
 
     Attributes:
         effects: The expression of the effects by the event's type; `*` is for every other type.
-        max_age_s: How long ago an event may have happened; None: as long as it likes.
+        max_age_s: How long ago an event may have happened, which it has to say then; None: as long as it likes.
     """
 
     event_id: Expression
@@ -44,7 +43,7 @@ class PayloadMapping:
 
     def without_max_age(self) -> PayloadMapping:
         """Return the mapping for payloads that may be old, as samples are."""
-        return replace(self, max_age_s=None)
+        return self if self.max_age_s is None else replace(self, max_age_s=math.inf)
 
 
 def map_payload(mapping: PayloadMapping, body: bytes, delivery: Delivery, now: datetime) -> MappedEvent | None:
@@ -105,11 +104,13 @@ def _text(setting: str, expression: Expression | None, document: Any, *, optiona
 def _occurred(mapping: PayloadMapping, document: Any, now: datetime) -> datetime | None:
     value = None if mapping.occurred is None else _value("occurred", mapping.occurred, document)
     if value is None:
+        if mapping.max_age_s is not None:
+            raise MappingFault("occurred", "the payload has none, so that its age is unknown")
         return None
     moment = _moment(value, mapping.occurred_as)
     if moment > now + timedelta(seconds=MOST_AHEAD_S):
         raise MappingFault("occurred", f"more than {MOST_AHEAD_S:g} s ahead of our clock")
-    if mapping.max_age_s is not None and moment < now - timedelta(seconds=mapping.max_age_s):
+    if mapping.max_age_s is not None and (now - moment).total_seconds() > mapping.max_age_s:
         raise MappingFault("occurred", f"more than {mapping.max_age_s:g} s ago")
     return moment
 

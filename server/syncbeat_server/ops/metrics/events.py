@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 _MAX_SOURCES = 100
 _OTHERS = "others"
+_GIVEN_UP = "given_up"
 
 
 class EventMetrics:
@@ -37,8 +38,9 @@ class EventMetrics:
 
     def retried(self, app_id: str, source: str, outcome: str, *, given_up: bool) -> None:
         """Count another attempt of an event that had FAILED."""
-        label = "given_up" if given_up else outcome.lower()
-        self._retries.labels(app_id, self._label(app_id, source), label).inc()
+        name, label = self._label(app_id, source), _GIVEN_UP if given_up else outcome.lower()
+        self._retries.labels(app_id, name, _GIVEN_UP)  # from 0, so that Prometheus sees the first one as an increase
+        self._retries.labels(app_id, name, label).inc()
 
     def oldest_waiting(self, seconds: float) -> None:
         """Set for how long the oldest FAILED event has waited; 0: there is none."""

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from syncbeat_server.defaults import (
     GITHUB_MAX_AGE_S,
+    MOST_AHEAD_S,
+    SENDER_REPEATS_S,
     WEBHOOK_SECRETS,
     WEBHOOK_TOLERANCE_S,
     SignatureScheme,
@@ -48,7 +50,8 @@ class SourceSettings(BaseModel):
     )
     max_age_s: Annotated[float, Field(ge=60.0, le=31_536_000.0)] | None = Field(
         default=None,
-        description="Seconds that an event may be old by its `occurred`. Unset: "
+        description="Seconds that an event may be old by its `occurred`, which it has to have then; with 300 s no more "
+        "than SYNCBEAT_KEEP_EVENTS_DAYS, so that a replay is a duplicate. Unset: "
         f"{GITHUB_MAX_AGE_S:.0f} for GitHub, as long as it sends deliveries again, and no limit for others.",
     )
     allow: frozenset[str] = Field(
@@ -64,7 +67,9 @@ class SourceSettings(BaseModel):
     ordering_key: Annotated[str, _EXPRESSION] = Field(
         default="", description="What it is ordered by. Empty: the subject."
     )
-    occurred: Annotated[str, _EXPRESSION] = Field(default="", description="When it happened. Empty: when it comes.")
+    occurred: Annotated[str, _EXPRESSION] = Field(
+        default="", description="When it happened. Empty: when it comes; not for GitHub, nor with max_age_s."
+    )
     occurred_as: TimeFormat = Field(default=TimeFormat.ISO, description="The form of that time.")
     keep_payload: bool = Field(default=True, description="Keep the payload with the event's record.")
     effects: dict[str, Annotated[str, _EXPRESSION]] = Field(
@@ -88,6 +93,21 @@ class SourceSettings(BaseModel):
     def oldest_s(self) -> float | None:
         """Return the age that an event may have, in seconds; None: any."""
         return GITHUB_MAX_AGE_S if self.max_age_s is None and self.scheme is SignatureScheme.GITHUB else self.max_age_s
+
+    @property
+    def repeats_s(self) -> float:
+        """Return for how many seconds after an event came first it may come again, and has to be known.
+
+        A signed time bounds a replay to minutes, and the sender's own repeats to days. Where an event's age is bounded
+        instead, it can come until it is too old, and first come while our clock is behind the sender's.
+        """
+        return SENDER_REPEATS_S if self.oldest_s is None else self.oldest_s + MOST_AHEAD_S
+
+    @model_validator(mode="after")
+    def _check_age(self) -> Self:
+        if self.oldest_s is not None and not self.occurred:
+            raise ValueError("max_age_s (GitHub's too, which signs no time) wants `occurred`: it tells an event's age")
+        return self
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:

@@ -53,14 +53,14 @@ def source_event(
 ) -> IncomingEvent:
     """Return the event of a source's request.
 
-    Its content is what the sender says of it: not its payload, in which Stripe counts deliveries under way, and not
-    its effects, which are those of the settings at the time.
+    Its content is what no delivery of it changes: not its time, which may be mapped to the delivery's; not its payload,
+    in which Stripe counts deliveries under way; and not its effects, which are those of the settings at the time.
 
     Raises:
         InvalidRequest: with every fault of its effects.
     """
     event = incoming_event(request, Call("IngestEvent", "", principal), templates)
-    told = (event.type, event.subject, event.ordering_key, str(event.occurred_at))
+    told = (event.type, event.subject, event.ordering_key)
     return replace(event, content_hash=hashlib.sha256("\0".join(told).encode()).digest())
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from syncbeat.v1 import event_service_pb2 as pb
+from syncbeat_server.defaults import MOST_AHEAD_S
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.model import (
     LIST_START,
@@ -57,6 +58,17 @@ def incoming_event(request: pb.IngestEventRequest, call: Call, templates: Mappin
     )
 
 
+def check_occurred(event: IncomingEvent, now: datetime) -> None:
+    """Check that an event is not of the future, but for clocks that differ.
+
+    Raises:
+        InvalidRequest: it occurred more than `MOST_AHEAD_S` ahead of `now`.
+    """
+    if event.occurred_at is not None and event.occurred_at > now + timedelta(seconds=MOST_AHEAD_S):
+        fault = f"more than {MOST_AHEAD_S:g} s ahead of the service's clock"
+        raise InvalidRequest(FieldViolation("occurred_time", fault, FieldReason.OUT_OF_RANGE))
+
+
 def event_key(request: pb.GetEventRequest | pb.RetryEventRequest, call: Call) -> EventKey:
     """Return what a request names an event by."""
     return EventKey(call.app(request.app_id), request.source, request.event_id)
@@ -98,7 +110,10 @@ def list_place(after: str) -> ListPlace:
         return LIST_START
     try:
         micros, source, event_id = orjson.loads(after)
-        return ListPlace(_EPOCH + timedelta(microseconds=micros), str(source), str(event_id))
+        place = ListPlace(_EPOCH + timedelta(microseconds=micros), source, event_id)
+        if not isinstance(source, str) or not isinstance(event_id, str) or "\0" in source + event_id:
+            raise ValueError("no names of an event")  # U+0000 is in none, and PostgreSQL takes it in no text
+        return place
     except (ValueError, TypeError, OverflowError):
         fault = FieldViolation("page_token", "not a token that this list answered", FieldReason.MALFORMED)
         raise InvalidRequest(fault) from None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
+
 from google.protobuf.message import Message
 
 from syncbeat.v1 import event_service_pb2 as pb
+from syncbeat_server.clock import Clock
+from syncbeat_server.errors import AccessDenied
 from syncbeat_server.events.service import EventService
 from syncbeat_server.rpc.convert import events as convert
 from syncbeat_server.rpc.convert.notification import Templates
@@ -15,14 +19,28 @@ from syncbeat_server.rpc.pipeline.call_context import Call
 class EventServicer:
     """Converts requests, calls the event service, converts its results."""
 
-    def __init__(self, events: EventService, templates: Templates) -> None:
+    def __init__(
+        self,
+        events: EventService,
+        templates: Templates,
+        signed_sources: Callable[[str], Container[str]],
+        clock: Clock,
+    ) -> None:
+        """`signed_sources(app_id)` are the names of an app's sources of webhooks, as they are configured now."""
         self._events = events
         self._templates = templates
+        self._signed_sources = signed_sources
+        self._clock = clock
 
     async def IngestEvent(self, request: pb.IngestEventRequest, call: Call) -> Message:
-        """Record an event and carry out its effects."""
-        templates = self._templates(call.app(request.app_id))
-        return convert.ingested(await self._events.ingest(convert.incoming_event(request, call, templates)))
+        """Record an event and carry out its effects, unless a signature would have to vouch for its source."""
+        app_id = call.app(request.app_id)
+        if request.source in self._signed_sources(app_id):
+            # Under its name a caller could take the ids of its events, and move its orders.
+            raise AccessDenied("this source is one of signed webhooks: only they bring its events")
+        event = convert.incoming_event(request, call, self._templates(app_id))
+        convert.check_occurred(event, self._clock.now())
+        return convert.ingested(await self._events.ingest(event))
 
     async def GetEvent(self, request: pb.GetEventRequest, call: Call) -> Message:
         """Return a recorded event."""
@@ -41,5 +59,5 @@ class EventServicer:
 
     async def RetryEvent(self, request: pb.RetryEventRequest, call: Call) -> Message:
         """Carry out the effects of a failed event again."""
-        answer = await self._events.retry(convert.event_key(request, call), call.caller)
+        answer = await self._events.retry(convert.event_key(request, call), call.caller, call.principal.methods)
         return pb.RetryEventResponse(receipt=convert.receipt(answer.receipt))

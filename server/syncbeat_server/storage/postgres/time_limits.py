@@ -58,8 +58,9 @@ class DatabaseTimings:
     first_pause_s: float = 0.1
     """A full server is asked for one more connection after this many seconds, then after twice as many each time, by
     all callers of a process together, since other processes share it."""
-    probe_s: float = 1.0
-    """Seconds within which a server that is suspected to be away has to answer on a new connection."""
+    probe_s: float = 2.0
+    """Seconds within which a server that is suspected to be away has to answer on a new connection: a greeting, then a
+    statement. One whose every answer comes half a second late is slow, and not away."""
     lock_ms: int = 4_000
     idle_in_transaction_ms: int = 6_000
     """A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than

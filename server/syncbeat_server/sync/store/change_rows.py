@@ -6,7 +6,7 @@ import asyncio
 
 from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.storage.postgres.database import Row
-from syncbeat_server.sync.content.number_spelling import shorten_numbers
+from syncbeat_server.sync.content.legacy_numbers import shorten_numbers
 from syncbeat_server.sync.model import Change
 
 MAX_READ_OCTETS = 32 << 20

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.validation.json_documents import document_fault
-from syncbeat_server.sync.content.number_spelling import MAX_SENT_OCTETS, shorten_numbers
+from syncbeat_server.rpc.validation.json_limits import document_fault
+from syncbeat_server.sync.content.legacy_numbers import MAX_SENT_OCTETS, shorten_numbers
 
 pytestmark = pytest.mark.unit
 
@@ -45,7 +45,7 @@ def exactly(text: str) -> object:
 
 
 @given(_documents)
-def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
+def test_legacy_numbers_keeps_the_value_exactly(text: str) -> None:
     shorter = shorten_numbers(text)
     assert shorter is not None
     assert exactly(shorter) == exactly(text)
@@ -68,12 +68,12 @@ def test_number_spelling_keeps_the_value_exactly(text: str) -> None:
         ('{"1' + "0" * 50 + '": [1' + "0" * 50 + ", 2]}", '{"1' + "0" * 50 + '": [1e50, 2]}'),
     ],
 )
-def test_number_spelling_uses_an_exponent_for_long_numbers(text: str, shorter: str) -> None:
+def test_legacy_numbers_uses_an_exponent_for_long_numbers(text: str, shorter: str) -> None:
     assert shorten_numbers(text) == shorter
     assert document_fault(shorter, 0) in ("", document_fault(text, 0))
 
 
-def test_number_spelling_cannot_shorten_a_too_large_value() -> None:
+def test_legacy_numbers_cannot_shorten_a_too_large_value() -> None:
     control = json.dumps("\x01" * 600_000)
     assert shorten_numbers(control) is None
     assert shorten_numbers(json.dumps("x" * (MAX_SENT_OCTETS - 2))) is not None

@@ -8,7 +8,7 @@ import pytest
 
 from syncbeat_server.auth.tokens.jwks import COOLDOWN_S, JwksStore
 from syncbeat_server.auth.tokens.keys import MAX_KID
-from syncbeat_server.auth.tokens.unknown_kids import MANY_ADDRESSES
+from syncbeat_server.auth.tokens.unknown_kid_counts import MANY_ADDRESSES
 from syncbeat_server.errors import DependencyDown
 from tests.support.fake_clock import FakeClock
 from tests.support.jwks_publisher import Publisher, document, pass_time, running

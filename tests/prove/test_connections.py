@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +118,7 @@ async def test_clients_share_the_connections_there_are(
 
     await run_all("direct")
     if not lacks:
-        with ExitStack() as stack:
-            # In a thread, since it runs a loop of its own to let the pooler's user in.
-            behind = await asyncio.to_thread(stack.enter_context, pooled(stores, pgbouncer_program()))
+        with pooled(stores, pgbouncer_program()) as behind:
             stage.settings["SYNCBEAT_DATABASE_URL"] = behind.app_url.replace("@/syncbeat?", f"@/{database_urls.name}?")
             await run_all("pooler")
     command = "make prove ARGS='-k clients_share'"

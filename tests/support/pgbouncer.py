@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,9 @@ def pooled(stores: EmbeddedStores, pgbouncer: Path) -> Iterator[EmbeddedStores]:
         encoding="utf-8",
     )
     if account.uid >= 0:
-        asyncio.run(_let_in(stores, Path(query["host"][0]), pwd.getpwuid(account.uid).pw_name))
+        letting_in = _let_in(stores, Path(query["host"][0]), pwd.getpwuid(account.uid).pw_name)
+        with ThreadPoolExecutor(1) as thread:  # the caller may have a loop that runs
+            thread.submit(asyncio.run, letting_in).result()
     server = Server(
         Program(
             name="PgBouncer",

@@ -76,6 +76,9 @@ def test_occurred_is_converted(form: TimeFormat, value: object, expected: dateti
         (TimeFormat.UNIX_MILLISECONDS, 1e300),
         (TimeFormat.ISO, "2023-11-14T22:13:20"),
         (TimeFormat.ISO, "0001-01-01T00:00:00+14:00"),
+        (TimeFormat.ISO, "0001-01-01T00:00:00Z"),
+        (TimeFormat.ISO, "1969-12-31T23:59:59.999999Z"),
+        (TimeFormat.ISO, "9999-12-31T23:59:59.999999Z"),
         (TimeFormat.ISO, 1_700_000_000),
         (TimeFormat.ISO, "yesterday"),
     ],
@@ -88,7 +91,7 @@ def test_occurred_in_another_form_is_a_fault(form: TimeFormat, value: object) ->
 def test_occurred_ahead_of_the_clock_or_too_old_is_a_fault() -> None:
     now = int(START.timestamp())
     assert mapped(at=now + 300)
-    with pytest.raises(MappingFault, match="ahead of our clock"):
+    with pytest.raises(MappingFault, match="ahead of the service's clock"):
         mapped(at=now + 301)
     young = replace(PLAIN_MAPPING, max_age_s=3_600.0)
     assert mapped(young, at=now - 3_600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,6 +21,9 @@ from syncbeat_server.events.policy.order import OrderHead, order_head
 from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.sync.feed.batch_writer import FIRST_BESIDE, Beside
 from syncbeat_server.sync.model import Cursor
+
+# A tick before the end of time: behind it there is place for an event that arrives.
+_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
 
 
 class KnownEvent(NamedTuple):
@@ -150,7 +153,7 @@ async def look_up(conn: Connection, keys: Sequence[EventKey], orders: Sequence[O
         if kind == "clock":
             now = at
         elif kind == "head":
-            heads[OrderKey(app_id, source, name)] = order_head(at, event_id)
+            heads[OrderKey(app_id, source, name)] = order_head(readable_time(at), event_id)
         else:
             known[EventKey(app_id, source, name)] = KnownEvent(
                 content_hash, EventState(state), at, failure, result_of(result)
@@ -194,6 +197,17 @@ async def write_batch(conn: Connection, writes: BatchWrites, give_up_s: float) -
     """Write a batch without changes in one statement. Raises RacedError: the transaction has to begin again."""
     (row,) = await conn.fetch(_RECORD, *writes.columns(give_up_s))
     writes.check(row)
+
+
+def readable_time(stored: datetime) -> datetime:
+    """Return the time of an event from its column, with its zone where the driver has none: at an infinity.
+
+    asyncpg writes the first and the last microsecond that Python knows as PostgreSQL's infinities, and reads these
+    without a zone. Events are no longer recorded with such a time; rows that have one stay to be read and ordered.
+    """
+    if stored.tzinfo is not None:
+        return stored
+    return min(stored.replace(tzinfo=UTC), _LAST)
 
 
 def result_of(stored: str | None) -> EffectResult:

@@ -88,6 +88,17 @@ def test_occurred_in_another_form_is_a_fault(form: TimeFormat, value: object) ->
         mapped(replace(PLAIN_MAPPING, occurred_as=form), at=value)
 
 
+@pytest.mark.parametrize("text", ["nan", "NaN", "Infinity", "-inf", "1e999"])
+@pytest.mark.parametrize("setting", ["occurred", "event_id", "effects"])
+def test_number_that_json_does_not_have_is_a_fault(setting: str, text: str) -> None:
+    number = Expression("to_number(body.at)")
+    nested: Any = {"*": Expression("{sent: [to_number(body.at)]}")}
+    changed: dict[str, Any] = {setting: nested if setting == "effects" else number}
+    for form in TimeFormat:
+        with pytest.raises(MappingFault, match="is no JSON"):
+            mapped(replace(PLAIN_MAPPING, occurred_as=form, **changed), at=text)
+
+
 def test_occurred_ahead_of_the_clock_or_too_old_is_a_fault() -> None:
     now = int(START.timestamp())
     assert mapped(at=now + 300)

@@ -134,6 +134,15 @@ def test_body_that_is_no_object_is_a_fault(body: bytes) -> None:
         map_payload(PLAIN_MAPPING, body, DELIVERY, START)
 
 
+@pytest.mark.parametrize("text", ["\\ud800", "\\ud800x", "\\udc00", "\\ud800\\ud800", "\\ud83d\\u0041"])
+def test_half_of_a_surrogate_pair_is_told_in_words(text: str) -> None:
+    for body in (f'{{"id": "{text}"}}', f'{{"{text}": 1}}'):
+        with pytest.raises(MappingFault, match=r"^body: a text with half of a surrogate pair"):
+            map_payload(PLAIN_MAPPING, body.encode(), DELIVERY, START)
+    with pytest.raises(MappingFault, match=r"^body: no JSON in UTF-8"):
+        map_payload(PLAIN_MAPPING, b'{"id": "\xed\xa0\x80"}', DELIVERY, START)
+
+
 def test_whole_number_is_taken_as_an_id() -> None:
     found = mapped(id=17, subject=18)
     assert found is not None

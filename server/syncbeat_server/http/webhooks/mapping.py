@@ -75,8 +75,13 @@ def map_payload(mapping: PayloadMapping, body: bytes, delivery: Delivery, now: d
 def _parsed(body: bytes) -> Mapping[str, Any]:
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise MappingFault("body", "no JSON; is the sender to send it as application/json?") from None
+    except orjson.JSONDecodeError as error:
+        if "surrogate in string" in error.msg:
+            half = (
+                "a text with half of a surrogate pair (\\ud800 to \\udfff), which is no character and cannot be stored"
+            )
+            raise MappingFault("body", half) from None
+        raise MappingFault("body", "no JSON in UTF-8; is the sender to send it as application/json?") from None
     if not isinstance(document, dict):
         raise MappingFault("body", "want a JSON object")
     return document

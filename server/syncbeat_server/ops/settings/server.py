@@ -354,9 +354,13 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]
         if len(set(digests)) != len(digests):
             yield "SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice"
-        issuers = [name for app_id, app in self.all_apps().items() for name in _issuer_names(app_id, app)]
-        if len(set(issuers)) != len(issuers):
-            yield "JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once"
+        owner = dict[str, str]()
+        for app_id, app in self.all_apps().items():
+            for name in _issuer_names(app_id, app):
+                if name in owner:
+                    both = f"{name} is of the app {owner[name]} and of {app_id}: give one another jwt_issuer"
+                    yield f"JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once; {both}"
+                owner.setdefault(name, app_id)
         # A fake on this machine answers faster.
         if self.delivery_timeout_s < _LEAST_FCM_TIMEOUT_S and any(
             app.fcm_credentials is not None and not is_loopback(app.fcm_base_url) for app in self.all_apps().values()

@@ -29,6 +29,7 @@ from bench import (
     start_s,
     stream_rss_kb,
     stream_storm,
+    trace_off_us,
 )
 from bench.figure import Figure, Options
 from bench.peers import figures as peers
@@ -39,6 +40,7 @@ FIGURES: dict[str, Callable[[Options], Figure]] = {
     "hint_cold_vs_echo": hint_cold_vs_echo.measure,
     "policy_us": policy_us.measure,
     "limit_us": limit_us.measure,
+    "trace_off_us": trace_off_us.measure,
     "hint_rows_cpu": hint_rows_cpu.measure,
     "publish_vs_echo": publish_vs_echo.measure,
     "event_ingest_vs_insert": event_ingest_vs_insert.measure,

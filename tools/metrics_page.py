@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
+from syncbeat_server.ops.group_metrics.process_exchange import processes_metric
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.runtime.health_monitor import CheckResult, HealthReport, Readiness
 from syncbeat_server.storage.postgres.pool.pool_figures import ACQUIRE_SECONDS, PoolFigures, PoolStatus
@@ -55,6 +56,8 @@ def metrics_page() -> str:
         else:
             for family in collector.collect():
                 declared[family.name] = (family.type, family.documentation, _labels(family))
+    group = processes_metric({})
+    declared[group.name] = (group.type, group.documentation, _labels(group))
     rows = [
         (_exposed(name, kind), kind or "", ", ".join(f"`{one}`" for one in labels), text)
         for name, (kind, text, labels) in sorted(declared.items())
@@ -73,7 +76,8 @@ def _labels(family: Metric) -> Sequence[str]:
 
 _METRICS = """# Metrics
 
-Served in Prometheus' text format on `/metrics` at `SYNCBEAT_OPS_LISTEN`, by each process for itself. A histogram has
-the series `_bucket`, `_sum` and `_count`. `deploy/prometheus/alerts.yml` has alarms on them.
+Served on `/metrics` at `SYNCBEAT_OPS_LISTEN`, in OpenMetrics or Prometheus' text format, by each process for itself or
+for all that share `SYNCBEAT_METRICS_DIR` ([metrics and traces](../observability.md)). A histogram has the series
+`_bucket`, `_sum` and `_count`. `deploy/prometheus/alerts.yml` has alarms on them.
 
 """

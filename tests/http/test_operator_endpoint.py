@@ -31,7 +31,11 @@ async def port() -> AsyncIterator[int]:
         return HealthReport(Readiness.READY)
 
     free = free_port()
-    async with serve_http(f"127.0.0.1:{free}", OperatorViews(registry, health, dict, lambda: b"{}"), share_port=False):
+
+    async def metrics() -> CollectorRegistry:
+        return registry
+
+    async with serve_http(f"127.0.0.1:{free}", OperatorViews(metrics, health, dict, lambda: b"{}"), share_port=False):
         yield free
 
 
@@ -131,11 +135,15 @@ async def test_refusal_is_a_problem_document(port: int, sent: bytes, status: int
     assert "script" not in body.decode(), "nothing that was sent is repeated"
 
 
+async def no_metrics() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
 async def test_failure_of_ours_is_a_problem_document_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
     async def health() -> HealthReport:
         raise RuntimeError("a secret")
 
-    free, views = free_port(), OperatorViews(CollectorRegistry(), health, dict, lambda: b"{}")
+    free, views = free_port(), OperatorViews(no_metrics, health, dict, lambda: b"{}")
     async with (
         serve_http(f"127.0.0.1:{free}", views, share_port=False),
         aiohttp.ClientSession() as http,
@@ -145,3 +153,21 @@ async def test_failure_of_ours_is_a_problem_document_without_its_text(caplog: py
         assert (await answer.json(content_type=None))["reason"] == "INTERNAL"
         assert "a secret" not in await answer.text()
     assert "a secret" in caplog.text
+
+
+async def test_operator_endpoint_listens_on_an_ipv6_address() -> None:
+    free = free_port()
+
+    async def health() -> HealthReport:
+        return HealthReport(Readiness.READY)
+
+    async def metrics() -> CollectorRegistry:
+        return CollectorRegistry()
+
+    views = OperatorViews(metrics, health, dict, lambda: b"{}")
+    async with (
+        serve_http(f"[::1]:{free}", views, share_port=False),
+        aiohttp.ClientSession() as http,
+        http.get(f"http://[::1]:{free}/healthz") as answer,
+    ):
+        assert answer.status == 200

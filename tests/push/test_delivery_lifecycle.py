@@ -39,7 +39,8 @@ LEASE = str(uuid.UUID(int=1))
 
 async def acknowledge(database: Database, delivery_id: str, *, opened: bool = False) -> DeliveryState | None:
     async with database.connection() as conn:
-        return await lifecycle.acknowledge(conn, APP, delivery_id, opened=opened)
+        receipt = await lifecycle.acknowledge(conn, APP, delivery_id, opened=opened)
+    return None if receipt is None else receipt.state
 
 
 async def cancel(database: Database, notification: Any) -> int | None:

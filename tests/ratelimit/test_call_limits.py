@@ -17,6 +17,7 @@ from syncbeat_server.ops.settings.server import Role
 from syncbeat_server.ratelimit.lease import LeaseRule
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate
 from tests.support.databases import DatabaseUrls
+from tests.support.fake_clock import wait_until
 from tests.support.process_rules import PATIENT
 from tests.support.rpc_server import METHODS, Caller, Refusal, Server, refusal_of, running_server
 
@@ -61,8 +62,8 @@ def poll(device: str = "phone") -> Message:
     return sync_service_pb2.GetHintRequest(device_id=device)
 
 
-def publish(scope: str) -> Message:
-    change = core_pb2.NewChange(scope=scope, key="k", merge_patch_json="1")
+def publish(scope: str, patch: str = "1") -> Message:
+    change = core_pb2.NewChange(scope=scope, key="k", merge_patch_json=patch)
     return sync_service_pb2.PublishChangesRequest(changes=[change])
 
 
@@ -150,14 +151,46 @@ async def test_rate_limit_of_octets_counts_requests_of_every_class(database_urls
         await server.register("ann", "phone")
         await server.add("s", "ann")
         ann = server.user("ann")
-        change = core_pb2.NewChange(scope="s", key="k", merge_patch_json='"' + "x" * 600 + '"')
-        large = sync_service_pb2.PublishChangesRequest(changes=[change])
+        large = publish("s", '"' + "x" * 600 + '"')
         assert await told(ann, large, 2) == [True, False]
         assert await told(ann, poll(), 3) == [True] * 3
         refusal = await outcome(ann, large)
         assert refusal is not None
         assert refusal.message == "the principal's limit of octets is reached"
         assert 0 < int(refusal.metadata["remaining"]) < 400
+
+
+@pytest.mark.parametrize("octets", [900, 960, 1_100, 5_000])
+async def test_rate_limit_of_octets_admits_a_request_larger_than_its_burst(
+    database_urls: DatabaseUrls, redis_url: str, octets: int
+) -> None:
+    limits = [(subject, MethodClass.BYTES, Rate(100.0, 1_000)) for subject in (PRINCIPAL, SCOPE)]
+    user = [(PRINCIPAL, MethodClass.HINT, Rate(SLOW, 5))]
+    large = publish("s", '"' + "x" * octets + '"')
+    async with (
+        serve(database_urls, redis_url, user, limits) as one,
+        serve(database_urls, redis_url, user, limits) as other,
+    ):
+        await one.add("s", "ann")
+
+        async def is_admitted() -> bool:
+            return await told(one.backend, large, 1) == [True]
+
+        await wait_until(is_admitted, what="the bucket is empty again")
+        assert await told(other.backend, large, 1) == [False]
+
+
+async def test_monthly_quota_refuses_a_request_larger_than_it_at_once(
+    database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    tables = "[apps.default.tiers.free.principal.bytes]\nmonthly_quota = 500\n"
+    async with serve_tables(database_urls, redis_url, tables) as server:
+        await server.add("s", "ann")
+        refusal = await outcome(server.user("ann"), publish("s", '"' + "x" * 600 + '"'))
+        assert refusal is not None
+        assert is_limited(refusal)
+        assert (refusal.metadata["limit"], refusal.metadata["remaining"]) == ("500", "500")
+        assert await told(server.user("ann"), publish("s"), 1) == [True]
 
 
 async def test_rate_limit_counts_opened_streams_and_invalid_requests(

@@ -17,6 +17,7 @@ from syncbeat_server.app.change_notifier import ClusterNotifier, listen_for_chan
 from syncbeat_server.app.process import open_process, run_in_background
 from syncbeat_server.app.ratelimit.tiers import TierPolicies
 from syncbeat_server.app.rpc import rpc_caches
+from syncbeat_server.audit.record import record_grant
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.verify import mint
@@ -157,7 +158,8 @@ async def process(settings: Settings, urls: DatabaseUrls, redis_url: str) -> Asy
     ):
         policies = TierPolicies(opened.apps)
         notifier = ClusterNotifier(opened, None, caches)
-        yield Process(caches.authenticator, policies, UserTiers(opened.database, policies.of, notifier.caller_changed))
+        tiers = UserTiers(opened.database, policies.of, notifier.caller_changed, record_grant)
+        yield Process(caches.authenticator, policies, tiers)
 
 
 async def test_user_tier_change_reaches_other_processes_at_once(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.pipeline.client_address import caller_address
+from syncbeat_server.rpc.pipeline.client_address import caller_address, connection_address
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +35,20 @@ PROXY = "ipv4:10.0.0.1:4711"
 def test_client_address_of_a_connection(peer: str, address: str) -> None:
     assert caller_address(peer, ["203.0.113.9"], ()) == address
     assert caller_address(peer, ["203.0.113.9"], PROXIES) == address, "it is no proxy that is listed"
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("ipv4:192.0.2.1:54321", "192.0.2.1"),
+        ("ipv6:%5B2001:DB8:0:0:0:0:0:1%5D:54321", "2001:db8::1"),
+        ("ipv6:%5B::ffff:192.0.2.1%5D:54321", "192.0.2.1"),
+        ("unix:/run/syncbeat.sock", "unix"),
+    ],
+)
+def test_full_client_address_is_canonical(peer: str, address: str) -> None:
+    assert str(connection_address(peer, ["203.0.113.9"], ())) == address
+    assert str(connection_address(PROXY, ["2001:DB8::0:2"], PROXIES)) == "2001:db8::2"
 
 
 @pytest.mark.parametrize(

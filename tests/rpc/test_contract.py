@@ -91,7 +91,7 @@ RPCS: dict[str, dict[str, set[str]]] = {
         "ListEvents": {SERVICE},
         "RetryEvent": {SERVICE},
     },
-    "OpsService": {"GetStatus": {SERVICE, ADMIN}, "GetSloReport": {SERVICE}},
+    "OpsService": {"GetStatus": {SERVICE, ADMIN}, "GetSloReport": {SERVICE}, "ListAuditEntries": {ADMIN}},
 }
 STREAMS = {"WatchHints", "WatchDeliveries"}
 ANSWERED_ONCE = {"PublishChanges", "SendNotification", "RedriveDeliveries", "CreateSession"}

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from syncbeat.v1 import core_pb2, sync_service_pb2
+from syncbeat_server.audit.policy.details import MAX_OCTETS
 from syncbeat_server.directory.model import MAX_SCOPES
 from syncbeat_server.events.policy.retries import MAX_FAILURE_CHARACTERS
 from syncbeat_server.events.store.event_rows import MAX_PAGE_OCTETS
@@ -54,6 +55,10 @@ LONGEST: dict[str, int] = {
     "syncbeat.v1.Notification.click_action": 2_048,
     "syncbeat.v1.Event.payload_json": MAX_PAGE_OCTETS // PAGE,  # of a page: together they have no more
     "syncbeat.v1.Event.failure": 2 * MAX_FAILURE_CHARACTERS,
+    "syncbeat.v1.AuditEntry.actor": 256,
+    "syncbeat.v1.AuditEntry.subject": 320,
+    "syncbeat.v1.AuditEntry.request_id": 128,
+    "syncbeat.v1.AuditEntry.details_json": MAX_OCTETS,
     "syncbeat.v1.Receipt.failure": 2 * MAX_FAILURE_CHARACTERS,
 }
 """The octets of a text that is no id."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from syncbeat.v1 import sync_service_pb2
+from syncbeat_server.audit.store import entries as audit
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
 from syncbeat_server.directory.store import (
@@ -118,6 +119,7 @@ STORES = (
         event_batches,
         event_rows,
         old_events,
+        audit,
         process_rows,
         slo_counts,
         slo_figures,
@@ -162,7 +164,7 @@ SILENT = {
     *(device_cursors.record_shown, device_cursors.record_fetched),
     *(reported_activity.report_activity, devices.report_activity, devices.count_wake_ups, scopes.advance_heads),
     *(dead_token_removal.quarantine, token_move_rows.lock_token),
-    members.lock_memberships,
+    *(members.lock_memberships, audit.lock_configuration),
     token_ageing.age_tokens,  # nobody has a month
     *(dead_token_removal.lock_devices, device_locks.lock_in_order, token_move_rows.lock_holders),
     *(devices.lock_registering, devices.lock_erasing),

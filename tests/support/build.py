@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from syncbeat_server.app.process_rules import DEFAULT_RULES, SyncRules
+from syncbeat_server.audit.record import record_grant
 from syncbeat_server.auth.accounts.account_status_cache import AccountStatusCache
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.token_cache import TokenCache
@@ -159,7 +160,7 @@ def make_user_tiers(
     database: Database, policy: TierPolicy = UNLIMITED, user_changed: Callable[[str, str], None] = ignore
 ) -> UserTiers:
     """Build what grants tiers, of the same policy for every app."""
-    return UserTiers(database, lambda app_id: policy, user_changed)
+    return UserTiers(database, lambda app_id: policy, user_changed, record_grant)
 
 
 def make_quotas(database: Database, clock: Clock, size: int = MAX_COUNTS) -> QuotaCounters:

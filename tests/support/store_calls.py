@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from syncbeat_server.audit.model import AuditAction, AuditFilter, NewEntry
+from syncbeat_server.audit.store import entries as audit
 from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import sessions as auth
 from syncbeat_server.auth.store import users
@@ -110,6 +112,7 @@ NOTIFICATION = NewNotification(
 ALERT = replace(NOTIFICATION, kind=Kind.SYNC, targets=(Target(scope="bobs", epoch="e", sequence=1),))
 REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
+BOBS_ENTRY = NewEntry("default", AuditAction.USER_DELETED, "user:bob", "", "user:bob", "", "{}")
 BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
 BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
@@ -231,6 +234,10 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     event_rows.list_events: lambda c: event_rows.list_events(c, "default", EventFilter(), LIST_START, 10),
     old_events.delete_events: lambda c: old_events.delete_events(c, 30, 10, None),
     old_events.delete_heads: lambda c: old_events.delete_heads(c, 30, 10, None),
+    audit.insert_entry: lambda c: audit.insert_entry(c, BOBS_ENTRY),
+    audit.list_entries: lambda c: audit.list_entries(c, ["default"], AuditFilter(), None, 10),
+    audit.seen_apps: audit.seen_apps,
+    audit.delete_old: lambda c: audit.delete_old(c, 365, 10, None),
     users.revoke_user: lambda c: users.revoke_user(c, "default", "bob", ""),
     users.disable_user: lambda c: users.disable_user(c, "default", "bob"),
     user_tiers.find_tier: lambda c: user_tiers.find_tier(c, "default", "bob"),
@@ -354,3 +361,4 @@ SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
 SEEN[server_connections.count_by_state] = server_connections.count_by_state
+SEEN[audit.lock_configuration] = audit.lock_configuration

@@ -73,11 +73,12 @@ async def start_process(
     *,
     folder: Path | None = None,
     ready_s: float = _READY_S,
+    interpreter: str = sys.executable,
 ) -> Process:
     """Start `syncbeat-server ARGUMENTS` and wait up to `ready_s` until it reports that it serves.
 
-    It has these settings and no others, and runs in `folder`: that of its log unless another is named, since it reads
-    a `.env` there.
+    It is run by `interpreter`, has these settings and no others, and runs in `folder`: that of its log unless another
+    is named, since it reads a `.env` there.
 
     Raises:
         DemoFailed: it ended, or did not report in time; the message has the end of its log.
@@ -86,7 +87,7 @@ async def start_process(
     with log.open("ab") as output:
         child = await asyncio.create_subprocess_exec(
             *launch_prefix(signal.SIGTERM),
-            sys.executable,
+            interpreter,
             "-m",
             "syncbeat_server.cli",
             *arguments,

@@ -7,6 +7,7 @@ from syncbeat_server.app.config_check import (
     find_config_warnings,
     find_store_faults,
 )
+from syncbeat_server.app.operations.audit_log import open_audit_log
 from syncbeat_server.app.operations.slo import open_figures
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.restore import open_restored
@@ -26,6 +27,7 @@ __all__ = [
     "find_store_faults",
     "key_rows",
     "method_faults",
+    "open_audit_log",
     "open_figures",
     "open_restored",
     "open_stored_apps",

@@ -8,6 +8,7 @@ from functools import partial
 from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.authentication import credentials_of, require_allow_lists, session_rows
 from syncbeat_server.app.operations.store_start_checks import try_addresses, warnings_of
+from syncbeat_server.app.operations.tracing import require_trace_variables
 from syncbeat_server.app.process import Stores
 from syncbeat_server.app.push.providers import providers
 from syncbeat_server.app.token_issuers import ConfiguredIssuer, configured_issuer, configured_issuers
@@ -32,6 +33,7 @@ async def find_config_faults(settings: Settings, role: Role, known: Sequence[str
     steps: list[Callable[[], object]] = [
         settings.store_urls,
         settings.require_shared_port,
+        require_trace_variables,
         partial(AppConfiguration, settings, SystemClock()),
     ]
     for step in steps:

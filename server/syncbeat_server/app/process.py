@@ -16,6 +16,7 @@ from syncbeat_server.app.operations.health import watch_health
 from syncbeat_server.app.operations.slo import SloFeature, wire_slo
 from syncbeat_server.app.operations.status import StatusFeature, identity_of, wire_status
 from syncbeat_server.app.operations.store_start_checks import log_addresses, try_addresses
+from syncbeat_server.app.operations.tracing import running_tracer
 from syncbeat_server.app.process_rules import DEFAULT_RULES, ProcessRules
 from syncbeat_server.app.tenants.secret_files import SecretFiles
 from syncbeat_server.clock import Clock, SystemClock
@@ -26,6 +27,7 @@ from syncbeat_server.ops.malloc_trim import trim_heaps
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.settings.server import PreparedStatements, Role, Settings
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S, ShutdownBudget
+from syncbeat_server.ops.tracing.spans import Tracer
 from syncbeat_server.ops.work_origin import fresh_context, name_of, task_origin
 from syncbeat_server.push.delivery.channel import app_secret
 from syncbeat_server.runtime.health_monitor import HealthMonitor
@@ -75,6 +77,7 @@ class Process:
     secrets: SecretFiles
     status: StatusFeature
     slo: SloFeature
+    tracer: Tracer | None
 
 
 @asynccontextmanager
@@ -114,6 +117,7 @@ async def open_process(
         async with (
             open_redis(stores.redis_url, clock, await deployment_id(database), rules.redis) as bus,
             open_worker_processes() as workers,
+            running_tracer(metrics, shutdown) as tracer,
         ):
             monitor = RedisMonitor(bus)
             metrics.storage.watch_redis(bus.health)
@@ -133,7 +137,7 @@ async def open_process(
                 async with run_in_background(background):
                     yield Process(
                         *(settings, rules, clock, metrics, database, bus, hub, Presence(bus), apps),
-                        *(pg_notifier, shutdown, workers, health, secrets, status, slo),
+                        *(pg_notifier, shutdown, workers, health, secrets, status, slo, tracer),
                     )
             finally:
                 await shutdown.wait_for(status.board.withdraw(), _WITHDRAW_S)

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from syncbeat_server.app.process import Stores, deployment_id
+from syncbeat_server.audit.model import DEPLOYMENT, AuditAction, app_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import ConfigurationError, DependencyDown
 from syncbeat_server.storage.idempotency_cache import forget_answers
@@ -50,6 +52,10 @@ class RestoredDatabase:
 
     async def renew(self, on_progress: Callable[[int], None]) -> Renewal:
         """Renew the epochs; `on_progress` gets the number of scopes done so far. Raises as `renew_epochs`."""
+        # Pages of scopes are transactions of their own: the entry is there before the first.
+        app_id = self._app_id or DEPLOYMENT
+        async with self._database.transaction() as conn:
+            await record(conn, app_id, AuditAction.EPOCHS_RENEWED, app_subject(app_id))
         scopes, generation = await renew_epochs(self._database, SystemClock(), self._app_id, on_progress)
         answers = None if self._bus is None else await forget_answers(self._bus)
         return Renewal(scopes, generation, answers)

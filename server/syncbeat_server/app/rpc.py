@@ -21,6 +21,8 @@ from syncbeat_server.app.sync import wire_sync
 from syncbeat_server.app.tenants.app_secrets import AppSecrets
 from syncbeat_server.app.tenants.live_credentials import LiveCredentials
 from syncbeat_server.app.webhooks.door import running_webhooks
+from syncbeat_server.audit.record import record_grant
+from syncbeat_server.audit.service import AuditService
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.service import SessionService
@@ -98,11 +100,11 @@ async def _serving(
     events = wire_events(process, sync.tuner, notifier, limits.policies.of)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
-    user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed)
+    user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed, record_grant)
     pipeline = HandlerPipeline(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
-    pipeline.limits = limits.calls
+    pipeline.limits, pipeline.tracer = limits.calls, process.tracer
     process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
     process.metrics.rpc.open_streams.set_function(lambda: len(hub))
     push = await _push_service(process, notifier)
@@ -116,7 +118,7 @@ async def _serving(
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
         "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
         "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
-        "OpsService": OpsServicer(status, process.slo.reporter),
+        "OpsService": OpsServicer(status, process.slo.reporter, AuditService(database, lambda: process.apps.current)),
     }
     server = RpcServer(
         pipeline,

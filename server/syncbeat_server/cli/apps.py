@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from syncbeat_server.cli.audit_log.operator import operator_name
 from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.errors import ConfigurationError
 
@@ -47,6 +48,8 @@ def _erase_app(parsed: argparse.Namespace) -> int:
 def _with_stores(parsed: argparse.Namespace, work: Any) -> int:
     import asyncio
 
+    from syncbeat_server.audit.origin import Origin, origin
+
     settings = read_settings()
     if settings.store_urls() is None and settings.embedded_dir is None:
         raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
@@ -57,6 +60,7 @@ def _with_stores(parsed: argparse.Namespace, work: Any) -> int:
             "nothing was done"
         )
     with open_stores(settings) as (stores, _):
+        origin.set(Origin(operator_name()))
         status: int = asyncio.run(work(stores, configured, parsed))
     return status
 
@@ -92,6 +96,7 @@ async def _erase(stores: Stores, configured: frozenset[str], parsed: argparse.Na
         )
         return 1
     _say(f"app {name!r}: nothing is left" if done.rows else f"app {name!r}: it had no rows")
+    _say("its entries in the audit log stay for SYNCBEAT_KEEP_AUDIT_DAYS")
     return 0
 
 

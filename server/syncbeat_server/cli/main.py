@@ -28,6 +28,7 @@ _COMMANDS_OF = {
         "check-config",
         "new-epoch",
         "app",
+        "audit",
         "events",
         "token",
         "status",
@@ -148,6 +149,7 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
         return
     from syncbeat_devtools.simulate.arguments import add_simulate
     from syncbeat_server.cli.apps import add_app
+    from syncbeat_server.cli.audit_log.listing import add_audit
     from syncbeat_server.cli.check_config import add_check_config
     from syncbeat_server.cli.deployment.slo import add_slo
     from syncbeat_server.cli.deployment.smoke import add_smoke
@@ -160,8 +162,8 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.status import add_status
     from syncbeat_server.cli.tokens import add_token
 
-    servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_events, add_token, add_status)
-    for add in (*servers, add_slo, add_smoke, add_soak, add_simulate):
+    servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_audit, add_events, add_token)
+    for add in (*servers, add_status, add_slo, add_smoke, add_soak, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

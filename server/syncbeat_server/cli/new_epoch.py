@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from syncbeat_server.cli.audit_log.operator import operator_name
 from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.errors import ConfigurationError
 
@@ -33,10 +34,13 @@ def add_new_epoch(commands: Any) -> None:
 def _run(parsed: argparse.Namespace) -> int:
     import asyncio
 
+    from syncbeat_server.audit.origin import Origin, origin
+
     settings = read_settings()
     if settings.store_urls() is None and settings.embedded_dir is None:
         raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
     with open_stores(settings) as (stores, _):
+        origin.set(Origin(operator_name()))
         return asyncio.run(_begin_epochs(stores, parsed))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.startup import open_stores, read_checked_settings, run_until_stopped
@@ -63,7 +64,9 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     # A setting may not be given both by NAME and by NAME_FILE.
     inherited = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in overrides}
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    run_until_stopped(
-        lambda stop: run_copies(command, inherited | overrides, settings.workers, stop), embedded, settings.drain_s
-    )
+    with tempfile.TemporaryDirectory(prefix="syncbeat-") as own_folder:  # that only this user can enter
+        environment = {f"{PREFIX}METRICS_DIR": own_folder} | inherited | overrides
+        run_until_stopped(
+            lambda stop: run_copies(command, environment, settings.workers, stop), embedded, settings.drain_s
+        )
     return 0

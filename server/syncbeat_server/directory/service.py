@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from syncbeat_server.audit.model import AuditAction, user_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.directory.devices.token_moves import Move, digest_of, find_move
 from syncbeat_server.directory.model import ChangeNotifier, Device, Member, Preferences, Registration
 from syncbeat_server.directory.policy import time_zones
@@ -79,6 +81,16 @@ class DirectoryService:
     ) -> None:
         """Take the token from the device that holds it, and record the move."""
         await token_move_rows.record_move(conn, device, move.digest, move.previous, caller, refused=refused)
+        await record(
+            conn,
+            device.app_id,
+            AuditAction.TOKEN_MOVED,
+            user_subject(move.previous.user_id),
+            from_device_id=move.previous.device_id,
+            to_user_id=device.user_id,
+            to_device_id=device.device_id,
+            refused=refused,
+        )
         if await token_move_rows.release_token(conn, device.app_id, move.previous, move.digest):
             await self._cancel_waiting(conn, device.app_id, *move.previous, stays=True)
 

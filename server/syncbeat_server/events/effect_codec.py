@@ -35,7 +35,7 @@ def effects_json(effects: Effects) -> str:
                 (one.scope, one.key, one.merge_patch_json, one.deleted, one.expected_sequence)
                 for one in effects.changes
             ],
-            "trigger": None if effects.trigger is None else asdict(effects.trigger),
+            "trigger": None if effects.trigger is None else _trigger_fields(effects.trigger),
             "notification": None if effects.notification is None else asdict(effects.notification),
         }
     ).decode()
@@ -57,6 +57,13 @@ def effects_of(text: str) -> Effects:
         trigger=_trigger(stored["trigger"]),
         notification=_notification(stored["notification"]),
     )
+
+
+def _trigger_fields(trigger: Trigger) -> dict[str, Any]:
+    # Retries, hours later perhaps, are not of the call's trace; and versions before do not know the field.
+    fields = asdict(trigger)
+    del fields["traceparent"]
+    return fields
 
 
 def _trigger(stored: dict[str, Any] | None) -> Trigger | None:

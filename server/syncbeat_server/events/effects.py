@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from syncbeat_server.audit.record import record_grant
 from syncbeat_server.auth.accounts import user_access
 from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import existing_scopes, join_scope, leave_scope
 from syncbeat_server.errors import NotFound, SyncbeatError
 from syncbeat_server.events.model import EffectResult, Effects, MemberEffect, NotificationEffect, UserAction
-from syncbeat_server.events.user_lifecycle import delete_user, disable_user
+from syncbeat_server.events.user_lifecycle import delete_user, disable_user, enable_user
+from syncbeat_server.ops.tracing.spans import current_traceparent
 from syncbeat_server.push.accept import accept, new_notification_id
 from syncbeat_server.push.model import Kind, NewNotification
 from syncbeat_server.ratelimit.model import TierPolicy
@@ -71,6 +73,7 @@ async def carry_out(
     for tier in sorted(effects.tiers, key=lambda one: one.user_id):
         check_tier(rules.policy_of(app_id), tier.tier)
         await grant_tier(conn, app_id, tier.user_id, tier.tier)
+        await record_grant(conn, app_id, tier.user_id, tier.tier)
         told.callers.append(tier.user_id)
     heads = await _append(conn, app_id, effects, rules)
     now = rules.clock.now()
@@ -106,6 +109,7 @@ def notification_of(app_id: str, caller: str, effect: NotificationEffect, notifi
         critical=effect.critical,
         ttl_s=effect.ttl_s,
         patient=effect.patient,
+        traceparent=current_traceparent(),
     )
 
 
@@ -142,7 +146,7 @@ async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _
             case UserAction.ENSURE:
                 await user_access.ensure(conn, app_id, [effect.user_id])
             case UserAction.ENABLE:
-                await user_access.enable(conn, app_id, effect.user_id)
+                await enable_user(conn, app_id, effect.user_id)
             case UserAction.DISABLE:
                 await disable_user(conn, app_id, effect.user_id)
             case UserAction.DELETE:

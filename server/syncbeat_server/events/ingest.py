@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from syncbeat_server.audit.model import AuditAction
+from syncbeat_server.audit.record import record
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import Overloaded, SyncbeatError
 from syncbeat_server.events.batch_ingest import BatchIngest
@@ -91,14 +93,21 @@ class EventIngest:
         self._counts.ingested(event.app_id, event.source, answer.receipt.state)
         return answer
 
-    async def retry(self, key: EventKey, caller: str, methods: frozenset[str] | None = None) -> IngestResult:
+    async def retry(
+        self, key: EventKey, caller: str, methods: frozenset[str] | None = None, *, audited: bool = False
+    ) -> IngestResult:
         """Carry out the effects of a FAILED event again, for a caller who may call `methods`; None: all.
 
-        An event in another state is answered as it is. Raises NotFound, or as `ingest`.
+        An event in another state is answered as it is. `audited`: somebody asked for it, and the audit log is to say
+        who. Raises NotFound, or as `ingest`.
         """
 
         async def work(conn: Connection) -> Attempt:
-            return await self._single.retry(conn, key, methods)
+            attempt = await self._single.retry(conn, key, methods)
+            if audited and attempt.changed:
+                state = attempt.answer.receipt.state
+                await record(conn, key.app_id, AuditAction.EVENT_RETRIED, _subject_of(key), state=state.value)
+            return attempt
 
         attempt = await self._run_alone((key.app_id, caller), work)
         if attempt.changed:
@@ -142,6 +151,10 @@ class EventIngest:
 
     def _announce(self, notices: Sequence[Notices]) -> None:
         announce(notices, self._notifier, self._recorder, self._rules.clock)
+
+
+def _subject_of(key: EventKey) -> str:
+    return f"event:{key.source}/{key.event_id}"
 
 
 def _is_shared(event: IncomingEvent) -> bool:

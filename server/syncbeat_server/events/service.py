@@ -22,7 +22,7 @@ class EventService:
 
     async def retry(self, key: EventKey, caller: str, methods: frozenset[str] | None) -> IngestResult:
         """Carry out the effects of a FAILED event again; see `EventIngest.retry`."""
-        return await self._ingest.retry(key, caller, methods)
+        return await self._ingest.retry(key, caller, methods, audited=True)
 
     async def event(self, key: EventKey) -> StoredEvent:
         """Return a recorded event. Raises NotFound."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from syncbeat_server.audit.origin import acting_for
 from syncbeat_server.errors import DeadlineExceeded, NotFound, SyncbeatError
 from syncbeat_server.events.batch_plan import duplicate, event_id_reused
 from syncbeat_server.events.effects import EffectRules, Notices, carry_out
@@ -158,7 +159,8 @@ class SingleIngest:
         attempts = work.attempts + 1
         await conn.execute("SAVEPOINT effects")
         try:
-            result, notices = await carry_out(conn, work.key.app_id, work.caller, work.effects, self._rules)
+            with acting_for(work.caller, {"source": work.key.source, "event_id": work.key.event_id}):
+                result, notices = await carry_out(conn, work.key.app_id, work.caller, work.effects, self._rules)
         except SyncbeatError as error:
             if not is_failure(error):
                 raise

@@ -14,6 +14,7 @@ class Trigger:
     """Wakes the devices of all members but the excluded ones. Without content the wake-up is silent.
 
     `exclude_device_of` is the user whose device is excluded; None: the devices of all users with that id.
+    `traceparent` is that of the call that it came with, '' for none.
     """
 
     type: str
@@ -22,6 +23,7 @@ class Trigger:
     content: Content
     dedupe_window_s: float
     exclude_device_of: str | None = None
+    traceparent: str = ""
 
     def wake_up(self, app_id: str, caller: str, heads: Sequence[Cursor], notification_id: str) -> NewNotification:
         """Return what wakes the devices once these heads are committed; the deliveries are done when they are there."""
@@ -48,4 +50,5 @@ class Trigger:
             lane=Lane.HIGH,
             ttl_s=DEFAULT_TTL_S + self.dedupe_window_s,
             patient=self.content.is_alert,
+            traceparent=self.traceparent,
         )

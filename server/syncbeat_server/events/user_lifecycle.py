@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from syncbeat_server.audit.model import AuditAction, user_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.auth.accounts import user_access as auth
 from syncbeat_server.directory import user_erasure as directory
 from syncbeat_server.push import accept as push
@@ -27,6 +29,13 @@ async def disable_user(conn: Connection, app_id: str, user_id: str) -> None:
     """Disable a user, and cancel the deliveries to its devices, in the caller's transaction."""
     await auth.disable(conn, app_id, user_id)
     await push.cancel_user(conn, app_id, user_id)
+    await record(conn, app_id, AuditAction.USER_DISABLED, user_subject(user_id))
+
+
+async def enable_user(conn: Connection, app_id: str, user_id: str) -> None:
+    """Enable a user in the caller's transaction."""
+    await auth.enable(conn, app_id, user_id)
+    await record(conn, app_id, AuditAction.USER_ENABLED, user_subject(user_id))
 
 
 async def delete_user(conn: Connection, app_id: str, user_id: str) -> Erased:
@@ -38,6 +47,7 @@ async def delete_user(conn: Connection, app_id: str, user_id: str) -> Erased:
     await forget_caller(conn, app_id, f"user:{user_id}")
     devices, memberships = await directory.erase_user(conn, app_id, user_id)
     await ratelimit.erase_user(conn, app_id, user_id)
+    await record(conn, app_id, AuditAction.USER_DELETED, user_subject(user_id), devices=devices, sessions=sessions)
     return Erased(devices, memberships, sessions, cancelled)
 
 
@@ -58,7 +68,7 @@ class UserLifecycle:
     async def enable(self, app_id: str, user_id: str) -> None:
         """Accept a disabled or unknown user's calls from now on."""
         async with self._database.transaction() as conn:
-            await auth.enable(conn, app_id, user_id)
+            await enable_user(conn, app_id, user_id)
         self._caller_changed(app_id, user_id)
 
     async def delete(self, app_id: str, user_id: str) -> Erased:

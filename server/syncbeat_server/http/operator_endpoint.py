@@ -14,11 +14,12 @@ from typing import Any, cast
 
 import orjson
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 
-from syncbeat_server.errors import ConfigurationError, Reason
+from syncbeat_server.errors import Reason
+from syncbeat_server.http.listening import listen
 from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
+from syncbeat_server.ops.group_metrics.snapshot import Collected
 from syncbeat_server.runtime.health_monitor import HealthReport
 
 # As Supabase and Envoy cache keys: a new key must be published for as long before it signs.
@@ -42,20 +43,21 @@ class OperatorViews:
     """Views that the endpoint shows.
 
     Attributes:
-        registry: The metrics.
+        metrics_now: Returns the metrics, of this process or of its whole group.
         health: Returns the state of the process.
         pool: Returns the figures of the pool of connections, for `/readyz?verbose`.
         jwks: The document with the public keys of our own sessions, for other services that verify their tokens.
     """
 
-    registry: CollectorRegistry
+    metrics_now: Callable[[], Awaitable[Collected]]
     health: Callable[[], Awaitable[HealthReport]]
     pool: Callable[[], Mapping[str, object]]
     jwks: Callable[[], bytes]
 
-    async def metrics(self, _request: web.Request) -> web.Response:
-        """Answer with all metrics, as Prometheus reads them."""
-        return web.Response(body=generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with all metrics, in OpenMetrics, which has exemplars, to who accepts it; else as Prometheus reads."""
+        encode, content_type = choose_encoder(",".join(request.headers.getall("accept", ())))
+        return web.Response(body=encode(await self.metrics_now()), headers={"content-type": content_type})
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """Answer that the process lives, whatever it lacks."""
@@ -78,7 +80,7 @@ class OperatorViews:
 
 
 @asynccontextmanager
-async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> AsyncIterator[None]:
+async def serve_http(address: str, views: OperatorViews, *, share_port: bool) -> AsyncIterator[None]:
     """Serve HTTP for the block.
 
     Raises:
@@ -104,17 +106,13 @@ async def serve_http(listen: str, views: OperatorViews, *, share_port: bool) -> 
         lingering_time=0.0,  # request bodies are not read
     )
     await runner.setup()
-    host, _, port = listen.rpartition(":")
-    loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(_connections(runner), host, int(port), reuse_port=share_port)
-    except OSError:
-        await runner.cleanup()
-        raise ConfigurationError(f"SYNCBEAT_OPS_LISTEN: cannot listen on {listen}; is the port taken?") from None
-    try:
-        yield
+        server = await listen("SYNCBEAT_OPS_LISTEN", address, _connections(runner), share_port=share_port)
+        try:
+            yield
+        finally:
+            server.close()
     finally:
-        server.close()
         await runner.cleanup()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -68,6 +67,6 @@ async def close_after(_request: web.Request, response: web.StreamResponse) -> No
 
 def end(connection: web.RequestHandler) -> None:
     """End a connection at once."""
-    # Aborted: closing would wait for a client that does not read.
-    if isinstance(connection.transport, asyncio.Transport):
+    # Aborted: closing would wait for a client that does not read. The transports of uvloop are of no asyncio class.
+    if connection.transport is not None:
         connection.transport.abort()

@@ -145,7 +145,8 @@ class NewNotification:
 
     `due_at` is None for now; so is a time that has passed by the database's clock. `ttl_s` is in seconds from then; 0
     means now or never. `patient` is set when the caller named no time to live: then time spent held does not count
-    against it. `called_off` is set when it was cancelled before its deliveries were written.
+    against it. `called_off` is set when it was cancelled before its deliveries were written. `traceparent` is that of
+    the call that it came with, '' for none.
     """
 
     app_id: str
@@ -164,6 +165,7 @@ class NewNotification:
     ttl_s: float = DEFAULT_TTL_S
     patient: bool = False
     called_off: bool = False
+    traceparent: str = ""
 
     @property
     def is_alert(self) -> bool:
@@ -204,6 +206,7 @@ class ClaimedDelivery:
     later one of its dedupe window is shown instead. `held_for_stream`: it waited for a live stream to deliver the
     change. `user_disabled`: the user was disabled or deleted since. `caller` is the principal that sent the
     notification. `other_scopes`: scopes for which the device was woken before and whose changes it has not shown.
+    `traceparent` is that of the call that accepted the notification, '' if it was not traced.
     """
 
     app_id: str
@@ -243,6 +246,7 @@ class ClaimedDelivery:
     superseded: bool = False
     caller: str = ""
     other_scopes: tuple[str, ...] = ()
+    traceparent: str = ""
 
     @property
     def silent(self) -> bool:
@@ -305,7 +309,7 @@ class DeliveryUpdate:
     Build it with `policy.transitions.update`, which takes state and reason from the transition table. For a wake-up
     that is SENT, `due_in_s` is the time to wait for an answer; 0: its answer is not awaited. `extends_ttl`: the time to
     live does not run while it waits. `redirected`: it goes to a newer registration token. `invalid_token`: the provider
-    says that the token is malformed, and not only that it is unknown.
+    says that the token is malformed, and not only that it is unknown. `traceparent` is the attempt's, '' for none.
     """
 
     delivery: ClaimedDelivery
@@ -317,6 +321,7 @@ class DeliveryUpdate:
     extends_ttl: bool = False
     redirected: bool = False
     invalid_token: bool = False
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

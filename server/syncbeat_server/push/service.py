@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from syncbeat_server.audit.model import AuditAction, app_subject, user_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.directory.store.members import known_scopes
 from syncbeat_server.errors import AccessDenied, NotFound, SyncbeatError, TokenFault, TokenInvalid
+from syncbeat_server.ops.tracing.spans import current_span
 from syncbeat_server.push.accept import accept
 from syncbeat_server.push.content.ack_token import claimed_app, verify_ack_token
 from syncbeat_server.push.model import (
@@ -117,7 +120,7 @@ class PushService:
         async with self._database.transaction() as conn:
 
             async def carry_out(indexes: Sequence[int]) -> list[str | SyncbeatError]:
-                return [str(await lifecycle.redrive(conn, app_id, wanted)) for _ in indexes]
+                return [str(await _redrive(conn, app_id, wanted)) for _ in indexes]
 
             (answer,) = await idempotency.answer_once(conn, [request], carry_out)
         if not isinstance(answer, Answer):
@@ -137,12 +140,15 @@ class PushService:
         if delivery_id is None:
             raise TokenInvalid("not an ack token of ours", TokenFault.ACK_TOKEN, "not made here")
         async with self._database.connection() as conn:
-            state = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
-        if state is None:
+            receipt = await lifecycle.acknowledge(conn, app_id, delivery_id, opened=opened)
+        if receipt is None:
             raise TokenInvalid(
                 "its delivery is not kept any more", TokenFault.ACK_TOKEN, "its delivery is not kept any more"
             )
-        return state
+        span = current_span.get()
+        if span is not None and receipt.traceparent:
+            span.link(receipt.traceparent)
+        return receipt.state
 
     async def _write(self, sends: Sequence[_Send]) -> list[Acceptance | SyncbeatError]:
         async with self._database.transaction() as conn:
@@ -165,6 +171,21 @@ class PushService:
             else answer
             for answer in answers
         ]
+
+
+async def _redrive(conn: Connection, app_id: str, wanted: DeliveryFilter) -> int:
+    count = await lifecycle.redrive(conn, app_id, wanted)
+    subject = user_subject(wanted.user_id) if wanted.user_id else app_subject(app_id)
+    await record(
+        conn,
+        app_id,
+        AuditAction.DELIVERIES_REDRIVEN,
+        subject,
+        notification_id=wanted.notification_id,
+        device_id=wanted.device_id,
+        count=count,
+    )
+    return count
 
 
 async def _with_known_scopes(conn: Connection, asked: Sequence[NewNotification]) -> list[NewNotification]:

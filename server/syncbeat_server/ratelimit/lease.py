@@ -15,10 +15,10 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from syncbeat_server.ratelimit.model import LimitSubject, MethodClass, Rate
-from syncbeat_server.ratelimit.policy.decision import Decision
+from syncbeat_server.ratelimit.policy.decision import Decision, decide
 from syncbeat_server.ratelimit.policy.gcra import bound_of, most_used, used_at
 from syncbeat_server.ratelimit.policy.local_share import local_rate, share_of
-from syncbeat_server.storage.redis.shared_rates import Ask
+from syncbeat_server.storage.redis.shared_rates import HELD_S, Answer, Ask
 
 LEASE_S = 0.25
 """Seconds for which granted units are kept unused before they are given back."""
@@ -30,6 +30,8 @@ _UNTOLD_SHARE = 0.02
 """Of a burst: what all processes together may have used without telling Redis, until more of it is used."""
 _SLICE_SHARE = 1 / 32
 """Of a burst: the most that one process keeps for the calls to come. What all processes keep is missing elsewhere."""
+_MOST_HELD_S = 4 * HELD_S
+"""Seconds for which a call is asked for again while the last units of a bucket are held, which may begin anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +53,17 @@ class Refused(NamedTuple):
 
 LeaseKey = tuple[LimitRule, *tuple[str, ...]]
 """The rule, and the names of the one that is limited, such as user and device."""
-Waiter = tuple[float, "Future[Refused | None]"]
-"""A call that waits for so many units: its future is None once it has them."""
+
+
+class Waiter(NamedTuple):
+    """A call that waits for `cost` units: its future is None once it has them.
+
+    From `ends_at` on (monotonic seconds) it is not asked for again, whatever Redis answers.
+    """
+
+    cost: float
+    future: Future[Refused | None]
+    ends_at: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,8 @@ class LeaseRule:
     report_s: float = 0.02
     """Seconds within which use on credit is charged, and leases that run low are renewed."""
     answer_s: float = 0.5
-    """Seconds that an answer of Redis is waited for; a call waits for two answers at most."""
+    """Seconds that an answer of Redis is waited for; a call waits for two answers, or while last units are held for
+    `_MOST_HELD_S` and one more."""
     max_waiting: int = 10_000
     probe_s: float = 1.0
     """Seconds between two tries while Redis is away."""
@@ -123,6 +135,10 @@ class Lease:
         """Return the units that are charged and not used; negative: used and not charged."""
         return self.balance - self.credit
 
+    def awaited(self, cost: float) -> float:
+        """Return the units that calls wait for of which none costs more than `cost`: one that does may be refused."""
+        return sum(one.cost for one in self.waiters if one.cost <= cost and not one.future.done())
+
     def used_by_others(self, now: float) -> float:
         """Return the units in use now that are not free for a call here: as Redis told, less what has drained since."""
         drained = max(0.0, now - self.used_at_s) * self.rate.per_second
@@ -136,6 +152,29 @@ class Lease:
         self.low += credit - untold - (self.credit - self.untold)
         self.balance += credit - self.credit
         self.credit, self.untold = credit, untold
+
+    def book(self, debt: float, answer: Answer, now: float, processes: int) -> None:
+        """Take what Redis granted and told, once it has charged `debt`."""
+        self.used, self.used_at_s = answer.used, now
+        credit = self.credit
+        self.renew_credit(answer.used, processes)
+        self.balance += debt + answer.granted
+        self.peak += debt + answer.granted + self.credit - credit
+
+    def decide_waiter(self, waiter: Waiter, now: float) -> Decision:
+        """Decide a call after an answer that did not give it enough: refused, or `allowed`, to be asked for again.
+
+        A refusal tells when there will be room, or when last units that are held will be free.
+        """
+        used = self.used_by_others(now)
+        decision = decide(self.bound, used, waiter.cost)
+        if not decision.allowed or now < waiter.ends_at:
+            return decision
+        return decide(self.bound, used, 0.0)._replace(allowed=False, wait_s=HELD_S)
+
+    def wait_again(self, waiter: Waiter, now: float) -> None:
+        """Let a call be asked for again, though not for ever."""
+        self.waiters.append(waiter._replace(ends_at=min(waiter.ends_at, now + _MOST_HELD_S)))
 
     def unpay(self, units: float) -> None:
         """Owe units again that were taken for charged, and could not be told to Redis."""
@@ -162,10 +201,14 @@ class Lease:
         if owed:  # less what has drained since
             owed = min(owed, used_at(local_rate(rate, share_of(processes)), self.drained_at, now))
         self.low = self.credit + kept / 2 if kept else self.credit - self.untold
-        waiting = [cost for cost, future in self.waiters if not future.done()]
-        wanted = sum(waiting) + max(0.0, kept - max(0.0, reserve)) if may_want else 0.0
-        least = waiting[0] if waiting else 1.0
+        waiting = [one.cost for one in self.waiters if not one.future.done()]
         held = (processes - 1) * credit_of(rate, processes)
+        has = max(0.0, reserve)
+        least = max(0.0, waiting[0] - has) if waiting else 1.0
+        wanted = max(0.0, sum(waiting) + kept - has) if may_want else 0.0
+        if least > rate.burst / 2 - held:
+            # Nothing would end what is held back from it as long as the bucket is at most half full.
+            wanted, held = min(wanted, least), 0.0
         figures = rate.per_second, rate.burst, most_used(rate)
         return PreparedAsk(self, Ask(self.key, *figures, charged + owed, least, wanted, held), debt, owed)
 

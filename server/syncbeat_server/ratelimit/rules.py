@@ -61,13 +61,19 @@ class _Given(NamedTuple):
 
 
 class AppRules:
-    """The rules of one app's callers, by tier."""
+    """The rules of one app's callers, by tier. Of one rate under one name there is one rule, whatever tier it comes by.
 
-    def __init__(self, app_id: str, policy: TierPolicy) -> None:
+    A process may use units on credit once for each rule and caller: two rules would be two credits of one bucket.
+    """
+
+    def __init__(self, app_id: str, policy: TierPolicy, before: AppRules | None = None) -> None:
+        """`before`: the app's rules until now, of which those that stay are the same objects."""
         self.policy = policy
+        self._known: dict[tuple[str, Rate], LimitRule] = {}
+        self._before = {} if before is None else before._known
         default = policy.tiers.get(policy.default_tier or "")
         own = [_Given(limit, f"{app_id}:app") for limit in _of_app(default)]
-        self.without_tier = _by_class(own)
+        self.without_tier = self._by_class(own)
         self.by_tier: dict[str, ClassRules] = {}
         self.resolved: dict[tuple[str, str, str], CallRules] = {}
         """What `of_user` returned, by what it was asked."""
@@ -76,7 +82,8 @@ class AppRules:
             given = [_Given(limit, owner) for limit in tier.limits if limit.subject is not LimitSubject.APP]
             if tier is not default:
                 given += [_Given(limit, f"{app_id}:tier:{name}", name) for limit in _of_app(tier)]
-            self.by_tier[name] = _by_class([*given, *own])
+            self.by_tier[name] = self._by_class([*given, *own])
+        self._before = {}
 
     def of_user(self, stored_tier: str, claimed_tier: str, method_class: str) -> CallRules:
         """Return the rules of a user whose tier was set to one, and whose token claims another; empty: none."""
@@ -90,6 +97,31 @@ class AppRules:
     def of_services(self) -> ClassRules:
         """Return the rules of services."""
         return self.by_tier.get(SERVICE_TIER, self.without_tier)
+
+    def _by_class(self, given: Sequence[_Given]) -> ClassRules:
+        rates = [self._rate(one, one.limit.rate) for one in given if one.limit.rate is not None]
+        quotas = [
+            CountedQuota(one.limit, one.tier, one.limit.method_class is MethodClass.BYTES)
+            for one in given
+            if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
+        ]
+        return {
+            kind.value: _call_rules(
+                tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
+                tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
+            )
+            for kind in MethodClass
+        }
+
+    def _rate(self, given: _Given, rate: Rate) -> CountedRate:
+        limit = given.limit
+        prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
+        key = prefix, rate
+        rule = self._known.get(key) or self._before.get(key)
+        if rule is None:
+            rule = LimitRule(prefix, rate, limit.subject, limit.method_class)
+        self._known[key] = rule
+        return CountedRate(limit.subject, rule, limit.method_class is MethodClass.BYTES)
 
 
 def count_by_scope(rule: LimitRule, scopes: Iterable[str], user_id: str, cost: float) -> list[Want]:
@@ -105,29 +137,6 @@ def _of_app(tier: Tier | None) -> Iterator[TierLimit]:
     return (limit for limit in (tier.limits if tier else ()) if limit.subject is LimitSubject.APP)
 
 
-def _by_class(given: Sequence[_Given]) -> ClassRules:
-    rates = [_rate(one, one.limit.rate) for one in given if one.limit.rate is not None]
-    quotas = [
-        CountedQuota(one.limit, one.tier, one.limit.method_class is MethodClass.BYTES)
-        for one in given
-        if one.limit.monthly_quota is not None and one.limit.subject in _WITH_QUOTAS
-    ]
-    return {
-        kind.value: _call_rules(
-            tuple(one for one in rates if one.by_octets or one.rule.method_class is kind),
-            tuple(one for one in quotas if one.by_octets or one.limit.method_class is kind),
-        )
-        for kind in MethodClass
-    }
-
-
 def _call_rules(rates: tuple[CountedRate, ...], quotas: tuple[CountedQuota, ...]) -> CallRules:
     subjects = {rate.subject for rate in rates}
     return CallRules(rates, quotas, LimitSubject.DEVICE in subjects, LimitSubject.SCOPE in subjects)
-
-
-def _rate(given: _Given, rate: Rate) -> CountedRate:
-    limit = given.limit
-    prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
-    rule = LimitRule(prefix, rate, limit.subject, limit.method_class)
-    return CountedRate(limit.subject, rule, limit.method_class is MethodClass.BYTES)

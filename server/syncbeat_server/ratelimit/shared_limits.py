@@ -24,6 +24,7 @@ from syncbeat_server.ratelimit.lease import (
     PendingTake,
     PreparedAsk,
     Refused,
+    Waiter,
     Want,
     strictest,
 )
@@ -192,7 +193,7 @@ class SharedLimits:
                 return False
         if lease.balance < cost:
             used = lease.used_by_others(now)
-            decision = decide(lease.bound, used + sum(units for units, _ in lease.waiters), cost)
+            decision = decide(lease.bound, used + lease.awaited(cost), cost)
             if not decision.allowed:
                 # What others give back is not told: after a while Redis is asked, though by now nothing has drained.
                 known = lease.bound is CLOSED or lease.waiters or now - lease.used_at_s < BELIEVED_S
@@ -211,7 +212,7 @@ class SharedLimits:
         future: asyncio.Future[Refused | None] = loop.create_future()
         future.add_done_callback(self._waited)
         self._waiting += 1
-        lease.waiters.append((cost, future))
+        lease.waiters.append(Waiter(cost, future))
         self._queue(lease)
         if self._flushing is None and not self._is_urgent:
             self._arm(0.0)
@@ -314,25 +315,24 @@ class SharedLimits:
 
     def _credit(self, lease: Lease, debt: float, answer: Answer, now: float) -> None:
         """Book an answer of Redis, and serve those who waited for it."""
-        lease.used, lease.used_at_s = answer.used, now
-        credit = lease.credit
-        lease.renew_credit(answer.used, self._processes.count)
-        lease.balance += debt + answer.granted
-        lease.peak += debt + answer.granted + lease.credit - credit
+        lease.book(debt, answer, now, self._processes.count)
         waiters, lease.waiters = lease.waiters, []
-        for cost, future in waiters:
+        for waiter in waiters:
+            cost, future, _ = waiter
             if future.done():
                 continue
             if lease.balance >= cost:
                 lease.balance -= cost
                 future.set_result(None)
                 continue
-            decision = decide(lease.bound, lease.used_by_others(now), cost)
-            if decision.allowed:  # it came while others were asked for, or the last units are held
-                self._is_held = True
-                lease.waiters.append((cost, future))
-            else:
+            decision = lease.decide_waiter(waiter, now)
+            if not decision.allowed:
                 future.set_result(Refused(lease.rule, decision))
+            elif self.is_shared:  # it came while others were asked for, or the last units are held
+                self._is_held = True
+                lease.wait_again(waiter, now)
+            else:
+                future.set_result(self._take_locally([(lease, cost)], now))
         if lease.reserve > 0.0:
             lease.until = now + LEASE_S
             self._reserved[lease] = None
@@ -356,7 +356,7 @@ class SharedLimits:
         now = self._clock.monotonic()
         for lease in leases:
             waiters, lease.waiters = lease.waiters, []
-            for cost, future in waiters:
+            for cost, future, _ in waiters:
                 if not future.done():
                     future.set_result(self._take_locally([(lease, cost)], now))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.ratelimit.model import TierPolicy, UserTier
@@ -21,6 +21,10 @@ def check_tier(policy: TierPolicy, tier: str) -> None:
         )
 
 
+RecordGrant = Callable[[Connection, str, str, str], Awaitable[None]]
+"""Records the grant of (app, user, tier) in the caller's transaction; the audit log's part."""
+
+
 async def grant_tier(conn: Connection, app_id: str, user_id: str, tier: str) -> None:
     """Grant a tier to a user, or none for an empty name, in the caller's transaction."""
     if tier:
@@ -37,11 +41,13 @@ class UserTiers:
         database: Database,
         policy_of: Callable[[str], TierPolicy],
         caller_changed: Callable[[str, str], None],
+        record_grant: RecordGrant,
     ) -> None:
         """`caller_changed(app, user)` is called after each commit, so that no process goes by the former tier."""
         self._database = database
         self._policy_of = policy_of
         self._caller_changed = caller_changed
+        self._record_grant = record_grant
 
     async def set(self, app_id: str, user_id: str, tier: str) -> UserTier:
         """Grant a tier to a user, or none for an empty name; return which the user has now.
@@ -53,6 +59,7 @@ class UserTiers:
         check_tier(policy, tier)
         async with self._database.transaction() as conn:
             await grant_tier(conn, app_id, user_id, tier)
+            await self._record_grant(conn, app_id, user_id, tier)
         self._caller_changed(app_id, user_id)
         return describe_tier(policy, tier)
 

@@ -10,9 +10,11 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from syncbeat_server.errors import DependencyDown, SyncbeatError
+from syncbeat_server.ops.tracing.spans import Span, SpanKind, current_span
 from syncbeat_server.ops.work_origin import WorkOrigin, fresh_context, name_of, task_origin, work_origin
 from syncbeat_server.runtime.adaptive_batching import BatchTrigger
 from syncbeat_server.storage.postgres.driver_errors import StatementTimeout, TooManyWait
@@ -20,7 +22,7 @@ from syncbeat_server.storage.postgres.driver_errors import StatementTimeout, Too
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-_Call = tuple[Item, asyncio.Future[Answer], WorkOrigin]
+_Call = tuple[Item, asyncio.Future[Answer], WorkOrigin, Span | None]
 
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
@@ -78,7 +80,7 @@ class Batcher(Generic[Item, Answer]):
             raise TooManyWait(random.random())  # noqa: S311  # no secret
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((item, future, work_origin.get()))
+        self._waiting.append((item, future, work_origin.get(), current_span.get()))
         if not self._is_collecting and len(self._running) < self._rule.lanes:
             self._is_collecting = True
             if self._running:
@@ -110,14 +112,21 @@ class Batcher(Generic[Item, Answer]):
         self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[_Call[Item, Answer]]
     ) -> asyncio.Task[DependencyDown | None]:
         # In a context of no single caller.
-        task = asyncio.get_running_loop().create_task(work, context=fresh_context(self._origin(batch)))
+        context, shared = fresh_context(self._origin(batch)), None
+        spans = [call[3] for call in batch if call[3] is not None]
+        if spans:
+            shared = _batch_span(spans, self._name) if len(spans) > 1 else None
+            context.run(current_span.set, shared or spans[0])
+        task = asyncio.get_running_loop().create_task(work, context=context)
+        if shared is not None:
+            task.add_done_callback(partial(_end_span, shared))
         if self._rule.abandons:
-            _cancel_when_all_left(task, [future for _, future, _ in batch])
+            _cancel_when_all_left(task, [call[1] for call in batch])
         return task
 
     def _origin(self, batch: Sequence[_Call[Item, Answer]]) -> WorkOrigin:
         """Return the method whose calls a batch serves; for several the batch's own name, with their best rank."""
-        origins = {origin for _, _, origin in batch}
+        origins = {call[2] for call in batch}
         if len(origins) == 1:
             return origins.pop()
         return task_origin(self._name, max(origin.rank for origin in origins))
@@ -143,7 +152,7 @@ class Batcher(Generic[Item, Answer]):
         try:
             # A single item has the whole time that a statement may take.
             async with asyncio.timeout(self._rule.patience_s if len(live) > 1 else None):
-                answers = await self._work([item for item, _, _ in live])
+                answers = await self._work([call[0] for call in live])
             answered = list(zip(live, answers, strict=True))
         except (StatementTimeout, TimeoutError) as error:
             if len(live) > 1:
@@ -153,8 +162,8 @@ class Batcher(Generic[Item, Answer]):
             _settle(live[0][1], error)
             return None
         except DependencyDown as error:
-            for _, future, _ in live:
-                _settle(future, error)
+            for call in live:
+                _settle(call[1], error)
             return error
         except Exception as error:  # noqa: BLE001  # running items alone finds the one at fault
             if len(live) == 1:
@@ -162,11 +171,11 @@ class Batcher(Generic[Item, Answer]):
                 return None
             return await self._run_singly(live)
         except BaseException as error:
-            for _, future, _ in live:
-                _settle(future, SyncbeatError("the batch was cancelled"))
+            for call in live:
+                _settle(call[1], SyncbeatError("the batch was cancelled"))
             raise error
-        for (_, future, _), answer in answered:
-            _settle(future, answer)
+        for call, answer in answered:
+            _settle(call[1], answer)
         return None
 
     def _start_alone(
@@ -191,8 +200,8 @@ class Batcher(Generic[Item, Answer]):
                 one.cancel()
             down = None if one.cancelled() else one.result()
             if down is not None:
-                for _, future, _ in live[number:]:
-                    _settle(future, down)
+                for later in live[number:]:
+                    _settle(later[1], down)
                 return down
         return None
 
@@ -208,6 +217,17 @@ def _cancel_when_all_left(task: asyncio.Task[Any], futures: Sequence[asyncio.Fut
 
     for future in futures:
         future.add_done_callback(on_done)
+
+
+def _batch_span(spans: Sequence[Span], name: str) -> Span:
+    """Start the span of work that several calls share: below the first, linked to the others."""
+    first, *others = spans
+    attributes = {"syncbeat.batch.size": len(spans)}
+    return first.child(f"batch {name}", SpanKind.INTERNAL, attributes, [one.context.traceparent for one in others])
+
+
+def _end_span(span: Span, _task: asyncio.Task[Any]) -> None:
+    span.end()
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -25,6 +25,98 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _AuditAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_ACTION_UNSPECIFIED: _AuditAction.ValueType  # 0
+    """AUDIT_ACTION_UNSPECIFIED is an action of a later version; in a request: any."""
+    AUDIT_ACTION_SESSION_REVOKED: _AuditAction.ValueType  # 1
+    """AUDIT_ACTION_SESSION_REVOKED: a session was ended. Details: session_id."""
+    AUDIT_ACTION_USER_REVOKED: _AuditAction.ValueType  # 2
+    """AUDIT_ACTION_USER_REVOKED: every token of a user was revoked. Details: reason, sessions (their number)."""
+    AUDIT_ACTION_REFRESH_TOKEN_REUSED: _AuditAction.ValueType  # 3
+    """AUDIT_ACTION_REFRESH_TOKEN_REUSED: a spent refresh token came again, and so was stolen; its session was
+    ended. The actor is anonymous: whoever presented it. Details: session_id.
+    """
+    AUDIT_ACTION_USER_DISABLED: _AuditAction.ValueType  # 4
+    """AUDIT_ACTION_USER_DISABLED: a user was disabled."""
+    AUDIT_ACTION_USER_ENABLED: _AuditAction.ValueType  # 5
+    """AUDIT_ACTION_USER_ENABLED: a user was enabled."""
+    AUDIT_ACTION_USER_DELETED: _AuditAction.ValueType  # 6
+    """AUDIT_ACTION_USER_DELETED: a user was erased. Details: devices, sessions (their numbers)."""
+    AUDIT_ACTION_TIER_SET: _AuditAction.ValueType  # 7
+    """AUDIT_ACTION_TIER_SET: a user was granted a tier. Details: tier; empty: the grant was taken back."""
+    AUDIT_ACTION_TOKEN_MOVED: _AuditAction.ValueType  # 8
+    """AUDIT_ACTION_TOKEN_MOVED: a registration token was taken from the subject's device. Details: from_device_id,
+    to_user_id, to_device_id, refused (the other device did not get it).
+    """
+    AUDIT_ACTION_DELIVERIES_REDRIVEN: _AuditAction.ValueType  # 9
+    """AUDIT_ACTION_DELIVERIES_REDRIVEN: dead deliveries were made pending again. Details: notification_id,
+    device_id, count.
+    """
+    AUDIT_ACTION_EVENT_RETRIED: _AuditAction.ValueType  # 10
+    """AUDIT_ACTION_EVENT_RETRIED: the effects of a failed event were tried again. Details: state."""
+    AUDIT_ACTION_APP_ADDED: _AuditAction.ValueType  # 11
+    """AUDIT_ACTION_APP_ADDED: an app is configured that was not. Details: settings (a digest)."""
+    AUDIT_ACTION_APP_CHANGED: _AuditAction.ValueType  # 12
+    """AUDIT_ACTION_APP_CHANGED: an app's configuration changed: its issuers, keys, tiers, provider. Details:
+    settings (a digest), changed (the names of the settings, unless a process found it at its start).
+    """
+    AUDIT_ACTION_APP_REMOVED: _AuditAction.ValueType  # 13
+    """AUDIT_ACTION_APP_REMOVED: an app is configured no more."""
+    AUDIT_ACTION_APP_ERASED: _AuditAction.ValueType  # 14
+    """AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
+    AUDIT_ACTION_EPOCHS_RENEWED: _AuditAction.ValueType  # 15
+    """AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
+
+class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
+    """AuditAction is a sensitive thing that was done."""
+
+AUDIT_ACTION_UNSPECIFIED: AuditAction.ValueType  # 0
+"""AUDIT_ACTION_UNSPECIFIED is an action of a later version; in a request: any."""
+AUDIT_ACTION_SESSION_REVOKED: AuditAction.ValueType  # 1
+"""AUDIT_ACTION_SESSION_REVOKED: a session was ended. Details: session_id."""
+AUDIT_ACTION_USER_REVOKED: AuditAction.ValueType  # 2
+"""AUDIT_ACTION_USER_REVOKED: every token of a user was revoked. Details: reason, sessions (their number)."""
+AUDIT_ACTION_REFRESH_TOKEN_REUSED: AuditAction.ValueType  # 3
+"""AUDIT_ACTION_REFRESH_TOKEN_REUSED: a spent refresh token came again, and so was stolen; its session was
+ended. The actor is anonymous: whoever presented it. Details: session_id.
+"""
+AUDIT_ACTION_USER_DISABLED: AuditAction.ValueType  # 4
+"""AUDIT_ACTION_USER_DISABLED: a user was disabled."""
+AUDIT_ACTION_USER_ENABLED: AuditAction.ValueType  # 5
+"""AUDIT_ACTION_USER_ENABLED: a user was enabled."""
+AUDIT_ACTION_USER_DELETED: AuditAction.ValueType  # 6
+"""AUDIT_ACTION_USER_DELETED: a user was erased. Details: devices, sessions (their numbers)."""
+AUDIT_ACTION_TIER_SET: AuditAction.ValueType  # 7
+"""AUDIT_ACTION_TIER_SET: a user was granted a tier. Details: tier; empty: the grant was taken back."""
+AUDIT_ACTION_TOKEN_MOVED: AuditAction.ValueType  # 8
+"""AUDIT_ACTION_TOKEN_MOVED: a registration token was taken from the subject's device. Details: from_device_id,
+to_user_id, to_device_id, refused (the other device did not get it).
+"""
+AUDIT_ACTION_DELIVERIES_REDRIVEN: AuditAction.ValueType  # 9
+"""AUDIT_ACTION_DELIVERIES_REDRIVEN: dead deliveries were made pending again. Details: notification_id,
+device_id, count.
+"""
+AUDIT_ACTION_EVENT_RETRIED: AuditAction.ValueType  # 10
+"""AUDIT_ACTION_EVENT_RETRIED: the effects of a failed event were tried again. Details: state."""
+AUDIT_ACTION_APP_ADDED: AuditAction.ValueType  # 11
+"""AUDIT_ACTION_APP_ADDED: an app is configured that was not. Details: settings (a digest)."""
+AUDIT_ACTION_APP_CHANGED: AuditAction.ValueType  # 12
+"""AUDIT_ACTION_APP_CHANGED: an app's configuration changed: its issuers, keys, tiers, provider. Details:
+settings (a digest), changed (the names of the settings, unless a process found it at its start).
+"""
+AUDIT_ACTION_APP_REMOVED: AuditAction.ValueType  # 13
+"""AUDIT_ACTION_APP_REMOVED: an app is configured no more."""
+AUDIT_ACTION_APP_ERASED: AuditAction.ValueType  # 14
+"""AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
+AUDIT_ACTION_EPOCHS_RENEWED: AuditAction.ValueType  # 15
+"""AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
+Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
+
 class _SloVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -908,3 +1000,145 @@ class GetSloReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSloReportResponse: _TypeAlias = GetSloReportResponse  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """AuditEntry says who did what, when, to whom and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    APP_ID_FIELD_NUMBER: _builtins.int
+    OCCURRED_TIME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DETAILS_JSON_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.str
+    """entry_id names it."""
+    app_id: _builtins.str
+    """app_id is the app. Empty: it concerns all apps."""
+    action: Global___AuditAction.ValueType
+    """action is what was done."""
+    actor: _builtins.str
+    """actor is who did it: service:NAME, admin:NAME, user:ID, operator:LOGIN@HOST (by a command on a machine of the
+    deployment), anonymous, or process: the service by itself.
+    """
+    address: _builtins.str
+    """address is the actor's IP address, in canonical form. Empty: it did not come over a connection that is known."""
+    subject: _builtins.str
+    """subject is to whom or what: user:ID, app:NAME, event:SOURCE/ID, or deployment."""
+    request_id: _builtins.str
+    """request_id is the x-request-id of the call, as in logs. Empty: it was no call."""
+    details_json: _builtins.str
+    """details_json is an object of what else the action says, at most 2 KiB. An event's effects name its source and
+    event_id. There are no tokens and secrets in it.
+    """
+    @_builtins.property
+    def occurred_time(self) -> _timestamp_pb2.Timestamp:
+        """occurred_time is the time of the transaction that did it."""
+
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.str = ...,
+        app_id: _builtins.str = ...,
+        occurred_time: _timestamp_pb2.Timestamp | None = ...,
+        action: Global___AuditAction.ValueType = ...,
+        actor: _builtins.str = ...,
+        address: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        details_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_time", b"occurred_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "address", b"address", "app_id", b"app_id", "details_json", b"details_json", "entry_id", b"entry_id", "occurred_time", b"occurred_time", "request_id", b"request_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListAuditEntriesRequest(_message.Message):
+    """ListAuditEntriesRequest asks for a page of entries that fit all of its fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.str
+    """app_id is the app. An operator of several apps names it."""
+    actor: _builtins.str
+    """actor chooses those of an actor, as in AuditEntry. Empty: of any."""
+    action: Global___AuditAction.ValueType
+    """action chooses those of an action. Unspecified: of any."""
+    subject: _builtins.str
+    """subject chooses those about a subject, as in AuditEntry. Empty: about any."""
+    page_size: _builtins.int
+    """page_size is the most entries of a page: 50 for 0, and 1,000 for more than that."""
+    page_token: _builtins.str
+    """page_token is `next_page_token` of the page before, with the same other fields. Empty: the first page."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """since_time chooses those of this time and later. Absent: from the first that is kept."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """until_time chooses those before this time. Absent: to the last."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        action: Global___AuditAction.ValueType = ...,
+        subject: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "actor", b"actor", "app_id", b"app_id", "page_size", b"page_size", "page_token", b"page_token", "since_time", b"since_time", "subject", b"subject", "until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEntriesRequest: _TypeAlias = ListAuditEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditEntriesResponse(_message.Message):
+    """ListAuditEntriesResponse is a page of entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token asks for the next page. Empty: this was the last."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """entries are newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEntriesResponse: _TypeAlias = ListAuditEntriesResponse  # noqa: Y015

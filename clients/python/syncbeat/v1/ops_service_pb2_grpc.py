@@ -46,6 +46,11 @@ class OpsServiceStub:
                 request_serializer=syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportRequest.SerializeToString,
                 response_deserializer=syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/syncbeat.v1.OpsService/ListAuditEntries',
+                request_serializer=syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class OpsServiceServicer:
@@ -71,6 +76,15 @@ class OpsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEntries(self, request, context):
+        """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+        An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+        apps also gets the entries that concern the whole deployment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OpsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -83,6 +97,11 @@ def add_OpsServiceServicer_to_server(servicer, server):
                     servicer.GetSloReport,
                     request_deserializer=syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportRequest.FromString,
                     response_serializer=syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -141,6 +160,33 @@ class OpsService:
             '/syncbeat.v1.OpsService/GetSloReport',
             syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportRequest.SerializeToString,
             syncbeat_dot_v1_dot_ops__service__pb2.GetSloReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/syncbeat.v1.OpsService/ListAuditEntries',
+            syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesRequest.SerializeToString,
+            syncbeat_dot_v1_dot_ops__service__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

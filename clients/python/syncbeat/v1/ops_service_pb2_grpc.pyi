@@ -47,6 +47,11 @@ class OpsServiceStub:
     should go on: from what all processes counted and wrote to the database, and what the one that answers has not
     written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
     """
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]
+    """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+    An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+    apps also gets the entries that concern the whole deployment.
+    """
 
 @_typing.type_check_only
 class OpsServiceAsyncStub(OpsServiceStub):
@@ -64,6 +69,11 @@ class OpsServiceAsyncStub(OpsServiceStub):
     """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
     should go on: from what all processes counted and wrote to the database, and what the one that answers has not
     written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
+    """
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_ops_service_pb2.ListAuditEntriesRequest, _ops_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+    An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+    apps also gets the entries that concern the whole deployment.
     """
 
 class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,6 +101,17 @@ class OpsServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetSloReport answers whether the deployment keeps its objectives over a window, and whether a roll-out
         should go on: from what all processes counted and wrote to the database, and what the one that answers has not
         written yet. It answers also when the database is down: of what that process knows alone, and with ROLLBACK.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _ops_service_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ops_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_ops_service_pb2.ListAuditEntriesResponse]]:
+        """ListAuditEntries lists who did what sensitive thing, when, to whom and from where, of one app, newest first.
+        An entry commits with what it tells of; reads and an app's traffic have none. An operator who may act for all
+        apps also gets the entries that concern the whole deployment.
         """
 
 def add_OpsServiceServicer_to_server(servicer: OpsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,6 +9,7 @@ from syncbeat_server.app.operations.health import providers_check
 from syncbeat_server.app.process import Process, run_in_background
 from syncbeat_server.app.push.channels import Channels
 from syncbeat_server.app.tuning import nightly_fit
+from syncbeat_server.audit.retention import old_rows as old_audit_entries
 from syncbeat_server.auth.sessions.expired_sessions import OLD_ROWS as OLD_SESSIONS
 from syncbeat_server.events.retention import old_rows as old_events
 from syncbeat_server.ops.settings.server import Settings
@@ -56,6 +57,7 @@ async def running_worker(process: Process) -> AsyncIterator[DeliveryWorker]:
                 TokenBucket(process.bus, _rate(settings), process.clock),
                 process.clock,
                 process.metrics.push,
+                process.tracer,
             ),
             WorkerRule(
                 lease_s=settings.delivery_lease_s,
@@ -89,6 +91,7 @@ def retention_of(process: Process) -> Retention:
     kinds = [
         *old_rows(settings.keep_deliveries_days),
         *old_events(settings.keep_events_days),
+        *old_audit_entries(settings.keep_audit_days),
         *(*OLD_SESSIONS, *OLD_SYNC_ROWS, *OLD_QUOTA_COUNTS, *OLD_PROCESS_ROWS),
     ]
     return Retention(process.database, kinds, process.clock, process.metrics.storage.rows_deleted)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from syncbeat_server.audit.model import AuditAction, app_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.app_erasure import AppErasure, Erased, app_tables, apps_with_rows, count_rows
 from syncbeat_server.storage.postgres.database import Database, open_database
@@ -44,7 +46,10 @@ class StoredApps:
         return AppRows(app_id, app_id in self._configured, rows)
 
     async def erase(self, app_id: str, on_progress: Callable[[str, int], None]) -> Erased:
-        """Delete all rows of an app. Raises as `AppErasure.run`."""
+        """Delete all rows of an app, but those of the audit log, which says so first. Raises as `AppErasure.run`."""
+        # An erasure takes many transactions: its entry is there before the first row goes.
+        async with self._database.transaction() as conn:
+            await record(conn, app_id, AuditAction.APP_ERASED, app_subject(app_id))
         return await AppErasure(self._database, SystemClock(), app_id, on_progress).run()
 
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
+from syncbeat_server.audit.model import AuditAction, user_subject
+from syncbeat_server.audit.record import record
 from syncbeat_server.auth.model import Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim
@@ -35,7 +37,7 @@ from syncbeat_server.errors import (
 )
 from syncbeat_server.runtime.deadline import without_deadline
 from syncbeat_server.storage.idempotency import Answer, RequestKey, answer_once
-from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner
+from syncbeat_server.storage.postgres.database import Connection, Database, RowOwner, leave_user_role
 
 _log = logging.getLogger(__name__)
 
@@ -146,6 +148,11 @@ class SessionService:
         """
         async with self._database.transaction(RowOwner(app_id, user_id) if by_user else None) as conn:
             found = await sessions_store.revoke_session(conn, app_id, session_id, user_id, "REVOKED")
+            if found:
+                if by_user:
+                    await leave_user_role(conn)  # a user writes no entries
+                subject = user_subject(user_id)
+                await record(conn, app_id, AuditAction.SESSION_REVOKED, subject, session_id=session_id)
         if not found:
             raise AccessDenied("not a session of this user") if by_user else NotFound("there is no such session")
         self._notify(app_id, user_id)
@@ -159,6 +166,8 @@ class SessionService:
         async with self._database.transaction() as conn:
             revoked = await users.revoke_user(conn, app_id, user_id, reason)
             count = await sessions_store.revoke_sessions(conn, app_id, user_id, "USER_REVOKED")
+            subject = user_subject(user_id)
+            await record(conn, app_id, AuditAction.USER_REVOKED, subject, reason=reason, sessions=count)
         self._notify(app_id, user_id)
         return revoked.revoked_at, count
 
@@ -228,6 +237,8 @@ class SessionService:
                 times = await sessions_store.advance_counter(conn, claim.app_id, claim.session_id, self._rule.idle_s)
             elif rotation is Rotation.REUSED:
                 await sessions_store.revoke_session(conn, claim.app_id, claim.session_id, session.user_id, "REUSED")
+                action, subject = AuditAction.REFRESH_TOKEN_REUSED, user_subject(session.user_id)
+                await record(conn, claim.app_id, action, subject, session_id=claim.session_id)
         # Raised after the commit, because an error inside the transaction would roll back the revocation.
         if rotation is Rotation.REUSED:
             _log.warning("a spent refresh token came again", extra={"app": claim.app_id, "session": claim.session_id})

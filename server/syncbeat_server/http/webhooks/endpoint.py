@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from syncbeat_server.errors import ConfigurationError, Reason
+from syncbeat_server.errors import Reason
+from syncbeat_server.http.listening import listen
 from syncbeat_server.http.problems import ProblemConnection, close_after, end, problem, problems
 from syncbeat_server.http.webhooks.door import WebhookDoor
 
@@ -51,7 +52,7 @@ class DoorRule:
 
 @asynccontextmanager
 async def serve_webhooks(
-    listen: str, door: WebhookDoor, *, share_port: bool, rule: DoorRule | None = None
+    address: str, door: WebhookDoor, *, share_port: bool, rule: DoorRule | None = None
 ) -> AsyncIterator[asyncio.Server]:
     """Serve the door for the block, and yield the listener, so that it can be closed before what is under way ends.
 
@@ -73,17 +74,13 @@ async def serve_webhooks(
         auto_decompress=False,  # what is signed is what was sent, and small bodies may become large
     )
     await runner.setup()
-    host, _, port = listen.rpartition(":")
-    loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(_connections(runner, rule), host, int(port), reuse_port=share_port)
-    except OSError:
-        await runner.cleanup()
-        raise ConfigurationError(f"SYNCBEAT_EVENTS_LISTEN: cannot listen on {listen}; is the port taken?") from None
-    try:
-        yield server
+        server = await listen("SYNCBEAT_EVENTS_LISTEN", address, _connections(runner, rule), share_port=share_port)
+        try:
+            yield server
+        finally:
+            server.close()
     finally:
-        server.close()
         await runner.cleanup()
 
 

@@ -13,6 +13,7 @@ from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.ops.metrics.slo import SloMetrics
 from syncbeat_server.ops.metrics.storage import StorageMetrics
 from syncbeat_server.ops.metrics.sync import SyncMetrics
+from syncbeat_server.ops.metrics.traces import TraceMetrics
 from syncbeat_server.ops.metrics.webhooks import WebhookMetrics
 
 
@@ -31,4 +32,5 @@ class Metrics:
         self.limits = LimitMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
         self.resilience = ResilienceMetrics(self.registry)
+        self.traces = TraceMetrics(self.registry)
         self.slo = SloMetrics(self.registry)

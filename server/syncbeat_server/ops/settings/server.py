@@ -83,6 +83,11 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         pattern=r"^(.+:\d{1,5})?$",
         description="The address of /metrics, /healthz, /readyz and the sessions' public keys over HTTP. Empty: off.",
     )
+    metrics_dir: OptionalPath = Field(
+        default=None,
+        description="A private folder by which any process of a machine answers /metrics for all that have it. Unset, "
+        "with WORKERS above 1: a temporary one.",
+    )
     events_listen: Address = Field(
         default="",
         pattern=r"^(.+:\d{1,5})?$",
@@ -241,6 +246,12 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         ge=1,
         le=3660,
         description="Days for which events are kept from when they came first; a repetition after that is a new event.",
+    )
+    keep_audit_days: int = Field(
+        default=365,
+        ge=30,
+        le=3660,
+        description="Days for which entries of the audit log are kept.",
     )
     event_give_up_s: float = Field(
         default=86_400.0,

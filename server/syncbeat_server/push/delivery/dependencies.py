@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.ops.tracing.spans import Tracer
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.worker_metrics import NoMetrics, WorkerMetrics
 from syncbeat_server.storage.postgres.database import Database
@@ -23,7 +24,7 @@ class DeliveryDependencies:
     """The stores, channels and clock that a worker and its steps use.
 
     `channels` is by app. It is read anew for each delivery, because its owner changes it when an app is configured.
-    `allowance` is the rate that all workers of a provider's project share.
+    `allowance` is the rate that all workers of a provider's project share. `tracer`: None if no span is exported.
     """
 
     database: Database
@@ -32,3 +33,4 @@ class DeliveryDependencies:
     allowance: TokenBucket
     clock: Clock
     metrics: WorkerMetrics = field(default_factory=NoMetrics)
+    tracer: Tracer | None = None

@@ -12,19 +12,22 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 
 from syncbeat_server.clock import sleep_unless
 from syncbeat_server.defaults import DELIVERY_LEASE_S, DELIVERY_POLL_S
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.shutdown_budget import CANCEL_AGAIN_S
+from syncbeat_server.ops.tracing.spans import active
 from syncbeat_server.push.accept import close_windows, expand
 from syncbeat_server.push.delivery import maintenance, preflight
 from syncbeat_server.push.delivery.attempt import attempt
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.claim_budget import ClaimBudget
 from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S, DeliveryDependencies
+from syncbeat_server.push.delivery.message_spans import attempt_span, claim_span, describe_result
 from syncbeat_server.push.delivery.outcomes import OutcomeRecorder
 from syncbeat_server.push.delivery.resend_scan import ResendScan
 from syncbeat_server.push.delivery.scan_frontier import Frontier
@@ -149,7 +152,7 @@ class DeliveryWorker:
         if not room:
             return False
         lease_token = str(uuid.uuid4())
-        depth = self._due.begin_scan()
+        depth, since = self._due.begin_scan(), self._deps.clock.now()
         async with self._deps.database.transaction() as conn:
             begin = partial(self._due.position, depth)
             found = await queue.claim(conn, lease_token, self._rule.lease_s, room, begin)
@@ -161,7 +164,7 @@ class DeliveryWorker:
         if not found.keys:
             return False
         self._leased[lease_token] += len(deliveries)
-        await self._start_all(lease_token, deliveries)
+        await self._start_all(lease_token, deliveries, self._trace_claim(deliveries, since))
         claimed = Counter(delivery.app_id for delivery in deliveries)
         at_limit = {app_id for app_id, most in room.items() if claimed[app_id] >= most}
         self._apps_at_limit |= at_limit
@@ -186,7 +189,8 @@ class DeliveryWorker:
                 found = await self._resends.lease_unanswered(lease_token, self._budget.granted_room())
                 if found.deliveries:
                     self._leased[lease_token] += len(found.deliveries)
-                    await self._start_all(lease_token, found.deliveries)
+                    claim = self._trace_claim(found.deliveries, self._deps.clock.now())
+                    await self._start_all(lease_token, found.deliveries, claim)
             if found.decisions:
                 await self._resends.record_answers(found.decisions)
             if not found.more:
@@ -203,7 +207,15 @@ class DeliveryWorker:
             async with self._deps.database.connection() as conn:
                 await resends.mark_broken(conn, broken)
 
-    async def _start_all(self, lease_token: str, deliveries: Sequence[ClaimedDelivery]) -> None:
+    def _trace_claim(self, deliveries: Sequence[ClaimedDelivery], since: datetime) -> str:
+        """Record the span of a claim, and return its traceparent; '' if no span is exported."""
+        if self._deps.tracer is None or not deliveries:
+            return ""
+        span = claim_span(self._deps.tracer, deliveries, since)
+        span.end()
+        return span.context.traceparent
+
+    async def _start_all(self, lease_token: str, deliveries: Sequence[ClaimedDelivery], claim: str) -> None:
         try:
             screened = await preflight.screen(self._deps, self._rule.retry, deliveries)
         except SyncbeatError as error:
@@ -214,10 +226,16 @@ class DeliveryWorker:
                 self._start(lease_token, None, self._recorder.record(result))
             else:
                 self._budget.spend(delivery.app_id)
-                self._start(lease_token, self._deps.channels.get(delivery.app_id), self._attempt(delivery))
+                self._start(lease_token, self._deps.channels.get(delivery.app_id), self._attempt(delivery, claim))
 
-    async def _attempt(self, delivery: ClaimedDelivery) -> None:
-        await self._recorder.record(await attempt(self._deps, self._rule.retry, delivery))
+    async def _attempt(self, delivery: ClaimedDelivery, claim: str) -> None:
+        if self._deps.tracer is None:
+            await self._recorder.record(await attempt(self._deps, self._rule.retry, delivery))
+            return
+        with active(attempt_span(self._deps.tracer, delivery, claim)) as span:
+            result = await attempt(self._deps, self._rule.retry, delivery)
+            describe_result(span, result)
+            await self._recorder.record(replace(result, traceparent=span.context.traceparent))
 
     def _start(self, lease_token: str, channel: Channel | None, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import NamedTuple
 
 from syncbeat_server.push.model import NOW_OR_NEVER_TTL_S, DeliveryFilter, DeliveryState, Reason
 from syncbeat_server.push.policy.transitions import Event, Guard, states_before
@@ -17,8 +18,15 @@ _RECEIVED, _OPENED = becomes(Event.RECEIVE, Guard.ATTEMPTED), becomes(Event.OPEN
 _REDRIVEN = state_list(states_before(Event.REDRIVE))
 
 
-async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened: bool) -> DeliveryState | None:
-    """Record that a device received or opened a delivery. Returns its state, or None if it is no longer stored.
+class Receipt(NamedTuple):
+    """State of a delivery after an acknowledgement, and the traceparent of its last recorded attempt; '' for none."""
+
+    state: DeliveryState
+    traceparent: str
+
+
+async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened: bool) -> Receipt | None:
+    """Record that a device received or opened a delivery. Returns what that left, or None if it is no longer stored.
 
     The device knows better than we do: a delivery that is in flight, or was given up as ambiguous, has arrived. One
     that was never sent cannot have, and stays as it is.
@@ -36,16 +44,16 @@ async def acknowledge(conn: Connection, app_id: str, delivery_id: str, *, opened
                lease_until = CASE WHEN attempts = 0 THEN lease_until END,
                updated_at = syncbeat_now()
            WHERE app_id = $1 AND delivery_id = $2 AND NOT (state = {_OPENED} OR state = {_RECEIVED} AND NOT $3)
-           RETURNING state""",
+           RETURNING state, traceparent""",
         app_id,
         delivery_id,
         opened,
     )
     if row is None:
         row = await conn.fetchrow(
-            "SELECT state FROM deliveries WHERE app_id = $1 AND delivery_id = $2", app_id, delivery_id
+            "SELECT state, traceparent FROM deliveries WHERE app_id = $1 AND delivery_id = $2", app_id, delivery_id
         )
-    return None if row is None else DeliveryState(row["state"])
+    return None if row is None else Receipt(DeliveryState(row["state"]), row["traceparent"] or "")
 
 
 async def cancel(conn: Connection, app_id: str, notification_id: str) -> int | None:

@@ -68,15 +68,16 @@ async def insert_notifications(
     """
     await conn.execute(
         """INSERT INTO notifications (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key,
-                                      priority, critical, patient, accepted, texts, created_at, due_at, expires_at)
+                                      priority, critical, patient, accepted, texts, created_at, due_at, expires_at,
+                                      traceparent)
            SELECT app_id, notification_id, kind, caller, content::jsonb, type, dedupe_key, collapse_key, priority,
                   critical, patient, accepted, texts::jsonb, syncbeat_now(), due.at,
-                  due.at + make_interval(secs => ttl_s)
+                  due.at + make_interval(secs => ttl_s), nullif(traceparent, '')
            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                        $9::text[], $10::bool[], $11::float8[], $12::bool[], $13::int[], $14::timestamptz[],
-                       $15::text[])
+                       $15::text[], $16::text[])
                 AS k (app_id, notification_id, kind, caller, content, type, dedupe_key, collapse_key, priority,
-                      critical, ttl_s, patient, accepted, due_at, texts),
+                      critical, ttl_s, patient, accepted, due_at, texts, traceparent),
                 -- By the clock that will say that it is due.
                 LATERAL (SELECT greatest(k.due_at, syncbeat_now()) AS at) due""",
         [n.app_id for n in notifications],
@@ -94,6 +95,7 @@ async def insert_notifications(
         [accepted.get(n.notification_id) for n in notifications],
         [n.due_at for n in notifications],
         [orjson.dumps(n.content.texts).decode() if n.content.texts else None for n in notifications],
+        [n.traceparent for n in notifications],
     )
 
 

@@ -173,7 +173,7 @@ async def _claimed_rows(conn: Connection, lease_token: str, keys: Sequence[Deliv
                   v.platform, v.token_registered_at, v.locale, v.time_zone,
                   CASE WHEN v.token_state IN ('ACTIVE', 'STALE') THEN v.registration_token END AS registration_token,
                   n.kind, n.caller, n.type, n.content, n.collapse_key, n.critical, n.patient,
-                  n.expires_at <= n.due_at AS now_or_never,
+                  n.expires_at <= n.due_at AS now_or_never, n.traceparent,
                   p.quiet_start, p.quiet_end, p.quiet_zone, p.max_per_day,
                   NOT n.critical AND n.type <> '' AND n.type = ANY(p.muted_types) AS muted,
                   syncbeat_now() AS claimed_at, extract(epoch FROM d.expires_at - syncbeat_now())::float8 AS ttl_s,
@@ -222,9 +222,9 @@ async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str
     rows = await conn.fetch(
         f"""WITH k AS (
                SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[],
-                                    $7::float8[], $8::bool[], $9::bool[], $10::bool[])
+                                    $7::float8[], $8::bool[], $9::bool[], $10::bool[], $11::text[])
                    AS k (app_id, delivery_id, lease_token, state, reason, message_id, due_in_s, give_back, extends_ttl,
-                         redirected)
+                         redirected, traceparent)
            ), own AS MATERIALIZED (
                SELECT d.app_id, d.delivery_id FROM deliveries d JOIN k USING (app_id, delivery_id, lease_token)
                ORDER BY d.app_id, d.delivery_id FOR UPDATE OF d)
@@ -232,7 +232,7 @@ async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str
                -- One that was cancelled in flight is not tried again; one that was sent is sent.
                state = CASE WHEN d.called_back IS NULL OR k.state = {_SENT} THEN k.state ELSE {_CANCELLED} END,
                reason = CASE WHEN d.called_back IS NULL OR k.state = {_SENT} THEN k.reason ELSE d.called_back END,
-               called_back = NULL,
+               called_back = NULL, traceparent = coalesce(nullif(k.traceparent, ''), d.traceparent),
                provider_message_id = coalesce(nullif(k.message_id, ''), d.provider_message_id),
                due_at = CASE WHEN k.state IN {WAITING}
                              THEN syncbeat_now() + make_interval(secs => k.due_in_s) ELSE d.due_at END,
@@ -240,11 +240,9 @@ async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str
                                  THEN least(d.expires_at + make_interval(secs => k.due_in_s),
                                             d.created_at + greatest(d.expires_at - d.created_at, interval '7 days'))
                                  ELSE d.expires_at END,
-               attempts = d.attempts - CASE WHEN k.give_back THEN 1 ELSE 0 END,
-               counted_at = {PLACE_AFTER_ATTEMPT},
+               attempts = d.attempts - k.give_back::int, counted_at = {PLACE_AFTER_ATTEMPT},
                first_claimed_at = CASE WHEN k.give_back AND d.attempts = 1 THEN NULL ELSE d.first_claimed_at END,
-               moves = d.moves + CASE WHEN k.redirected THEN 1 ELSE 0 END,
-               ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
+               moves = d.moves + k.redirected::int, ambiguous = d.ambiguous OR k.reason = 'AMBIGUOUS',
                sent_at = CASE WHEN k.state = {_SENT} AND NOT k.give_back THEN syncbeat_now() ELSE d.sent_at END,
                -- The answer of one that was cancelled while it was sent again is not awaited any more.
                answer_by = CASE WHEN k.state = {_SENT} AND k.due_in_s > 0 AND d.called_back IS NULL
@@ -265,6 +263,7 @@ async def finish(conn: Connection, results: Sequence[DeliveryUpdate]) -> set[str
         [one.give_back_attempt for one in results],
         [one.extends_ttl for one in results],
         [one.redirected for one in results],
+        [one.traceparent for one in results],
     )
     return {str(row["delivery_id"]) for row in rows}
 
@@ -397,4 +396,5 @@ def _claimed(row: Row, lease_token: str, silent_scopes: AbstractSet[str]) -> Cla
         superseded=row["reason"] == Reason.MERGED,
         caller=row["caller"],
         other_scopes=tuple(sorted(others)),
+        traceparent=row["traceparent"] or "",
     )

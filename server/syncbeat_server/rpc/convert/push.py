@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import push_service_pb2 as pb
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
+from syncbeat_server.ops.tracing.spans import current_traceparent
 from syncbeat_server.push.accept import new_notification_id
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.push.model import (
@@ -67,6 +68,7 @@ def new_notification(
         due_at=due_at,
         ttl_s=ttl_s,
         patient=not request.HasField("ttl"),
+        traceparent=current_traceparent(),
     )
 
 

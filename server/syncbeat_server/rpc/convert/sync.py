@@ -9,6 +9,7 @@ from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.publish import Publish, Published
 from syncbeat_server.events.trigger import Trigger
+from syncbeat_server.ops.tracing.spans import current_traceparent
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.fields import (
     content_hash,
@@ -183,4 +184,5 @@ def sync_trigger(
         content=shown,
         dedupe_window_s=window if user_id is None else max(window, _MIN_USER_WINDOW_S),
         exclude_device_of=user_id,
+        traceparent=current_traceparent(),
     )

@@ -13,6 +13,7 @@ import grpc
 
 from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.ops.metrics.rpc import MethodCalls
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.pipeline.error_status import STATUS, abort
 from syncbeat_server.rpc.pipeline.load_shedding import Admission
@@ -37,13 +38,14 @@ class CallMeters:
     """The meters that all calls of one method report to.
 
     `monotonic` returns seconds, `record` takes status code and seconds of a call that ended, `admission` counts the
-    calls in flight, `token_refused` takes the cause.
+    calls in flight, `token_refused` takes the cause, `calls` has the count of calls that began.
     """
 
     monotonic: Callable[[], float]
     record: Callable[[str, float], None]
     admission: Admission
     token_refused: Callable[[TokenFault], None]
+    calls: MethodCalls
 
 
 class CallLifecycle:
@@ -70,6 +72,7 @@ class CallLifecycle:
         self.request_id = ""
         self._metadata = metadata_of(context)
         self._meters = meters
+        meters.calls.started += 1
         self.started_s = 0.0
         self._admitted = self._recorded = False
 

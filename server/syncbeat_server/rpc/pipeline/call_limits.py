@@ -79,9 +79,10 @@ class CallLimits:
         """Go by these policies of apps from now on. What was counted under the names of before still counts."""
         before = self.apps
         self.apps = {
-            app_id: before[app_id] if app_id in before and before[app_id].policy == policy else AppRules(app_id, policy)
+            app_id: rules if rules is not None and rules.policy == policy else AppRules(app_id, policy, rules)
             for app_id, policy in policies.items()
             if policy.tiers
+            for rules in [before.get(app_id)]
         }
         self.is_active = bool(self.apps)
         if self.is_active:

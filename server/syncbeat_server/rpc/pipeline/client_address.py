@@ -17,6 +17,17 @@ _SUBSCRIBER_BITS = 64  # RFC 6177: a site has a /64 at the least, and each of it
 def caller_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, ...]) -> str:
     """Return the address that rate limits count a caller by: its IPv4 address, or the /64 of its IPv6 address.
 
+    All who can open a Unix socket count as one caller. Takes what `connection_address` takes.
+    """
+    address = connection_address(peer, forwarded, trusted)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(address), _SUBSCRIBER_BITS), strict=False))
+    return str(address)
+
+
+def connection_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, ...]) -> Address | str:
+    """Return the address of a caller; of one without, such as a Unix socket, the scheme.
+
     `peer` is as gRPC spells it (`ipv4:192.0.2.1:54321`, `ipv6:%5B2001:db8::1%5D:54321`); `forwarded` holds the values
     of `x-forwarded-for` in order. Each proxy appends the address that it was called from, so they are read from the
     right, and only while the hop that added one is in `trusted`. The first hop that is not is the caller: whatever
@@ -25,15 +36,13 @@ def caller_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, 
     scheme, _, rest = peer.partition(":")
     address = _address(unquote(rest)) if scheme in ("ipv4", "ipv6") else None
     if address is None:
-        return scheme  # a Unix socket, say: all who can open it count as one caller
+        return scheme
     for hop in reversed(",".join(forwarded).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:] if trusted else ()):
         previous = _address(hop.strip()) if any(address in network for network in trusted) else None
         if previous is None:
             break
         address = previous
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((int(address), _SUBSCRIBER_BITS), strict=False))
-    return str(address)
+    return address
 
 
 def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:

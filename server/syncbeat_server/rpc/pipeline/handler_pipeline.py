@@ -15,18 +15,23 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
+from syncbeat_server.audit.policy.coverage import AUDITED
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.clock import Clock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
+from syncbeat_server.ops.metrics.rpc import MethodCalls
+from syncbeat_server.ops.tracing.spans import Tracer
 from syncbeat_server.ops.work_origin import work_origin
 from syncbeat_server.resilience.retry import Retry
 from syncbeat_server.rpc.fastpath.request_batcher import RequestBatcher
 from syncbeat_server.rpc.fastpath.shared_deadline import SharedDeadlines
 from syncbeat_server.rpc.pipeline.access import AccessPolicy
+from syncbeat_server.rpc.pipeline.audited_calls import AuditedRequestChecks
 from syncbeat_server.rpc.pipeline.call_context import Call, TrySync
 from syncbeat_server.rpc.pipeline.call_lifecycle import DEFAULT_DEADLINE_S, CallLifecycle, CallMeters, Context
 from syncbeat_server.rpc.pipeline.call_limits import CallLimits, MethodLimits
+from syncbeat_server.rpc.pipeline.call_spans import in_own_context, traced
 from syncbeat_server.rpc.pipeline.client_address import Network
 from syncbeat_server.rpc.pipeline.load_shedding import Admission
 from syncbeat_server.rpc.pipeline.request_body import RequestReader
@@ -57,8 +62,8 @@ Run = Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, Any]]
 class CallObserver(Protocol):
     """Counts the calls that ended, and the tokens that were refused (`ops.metrics`)."""
 
-    def counter(self, service: str, method: str) -> Callable[[str, float], None]:
-        """Return what counts each ended call of a method: its status code, and the seconds it took."""
+    def calls(self, service: str, method: str, grpc_type: str) -> MethodCalls:
+        """Return what counts the calls of a method: those that began, and each that ended."""
 
     def token_refused(self, cause: TokenFault) -> None:
         """Count a refused token."""
@@ -81,6 +86,8 @@ class HandlerPipeline:
         self.admission = admission
         self.limits: CallLimits | None = None
         """The limits of apps, which handlers made from then on hold their calls against; None: there are none."""
+        self.tracer: Tracer | None = None
+        """What starts the spans of calls, for handlers made from then on; None: they are exported nowhere."""
         self.observer = observer
         self.batcher = RequestBatcher()
         self.requests = RequestReader()
@@ -101,14 +108,21 @@ class HandlerPipeline:
         """
         checks, meters = self._checks(method, policy), self._meters(method)
         if method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(checks, meters, behaviour))
+            streamed = self._traced(method, self._stream(checks, meters, behaviour))
+            return grpc.stream_stream_rpc_method_handler(streamed)
         repeated = self._repeated(method, behaviour)
         if try_sync is not None:
-            return grpc.stream_unary_rpc_method_handler(self._batched(checks, meters, repeated, try_sync))
-        return grpc.stream_unary_rpc_method_handler(self._unary(checks, meters, behaviour, repeated))
+            serve = self._batched(checks, meters, repeated, try_sync)
+        else:
+            serve = self._unary(checks, meters, behaviour, repeated)
+        return grpc.stream_unary_rpc_method_handler(self._traced(method, serve))
+
+    def _traced(self, method: MethodDescriptor, serve: Handler[Answer]) -> Handler[Answer]:
+        return serve if self.tracer is None else traced(serve, self.tracer, method)
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
-        checks = RequestChecks(
+        kind = AuditedRequestChecks if method.name in AUDITED else RequestChecks
+        checks = kind(
             self._authenticator, self.admission.of(method), self._trusted_proxies, self._large_requests, method, policy
         )
         if self.limits is not None and not policy.public:
@@ -128,8 +142,10 @@ class HandlerPipeline:
         return serve
 
     def _meters(self, method: MethodDescriptor) -> CallMeters:
-        record = self.observer.counter(method.containing_service.full_name, method.name)
-        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused)
+        grpc_type = "server_stream" if method.server_streaming else "unary"
+        calls = self.observer.calls(method.containing_service.full_name, method.name, grpc_type)
+        record = calls.count if self.tracer is None else calls.count_traced
+        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused, calls)
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, repeated: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
@@ -167,7 +183,8 @@ class HandlerPipeline:
     ) -> Handler[bytes]:
         """Do as `_unary`, but in a batch what can be done from memory, whose code is warm then."""
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
-        in_batch, run, monotonic = self.batcher.serve, self._retry.run, meters.monotonic
+        run, monotonic = self._retry.run, meters.monotonic
+        in_batch = self.batcher.serve if self.tracer is None else in_own_context(self.batcher.serve)
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -21,6 +21,7 @@ from syncbeat_server.errors import (
     DeadlineExceeded,
     DependencyDown,
 )
+from syncbeat_server.ops.tracing.spans import Span, recorded_span
 from syncbeat_server.runtime.deadline import time_left_s
 from syncbeat_server.storage.postgres.driver_errors import (
     INSUFFICIENT_PRIVILEGE,
@@ -36,6 +37,7 @@ from syncbeat_server.storage.postgres.driver_errors import (
 )
 from syncbeat_server.storage.postgres.pool.connection_pool import READ_COMMITTED, ConnectionPool, PooledConnection
 from syncbeat_server.storage.postgres.pool.pool_figures import PoolFigures, PoolStatus
+from syncbeat_server.storage.postgres.statement_spans import statement_span
 from syncbeat_server.storage.postgres.time_limits import (
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
@@ -84,13 +86,32 @@ class RowOwner:
 class _Session:
     """Connection that raises domain errors, on which callers decide inside their transaction."""
 
-    __slots__ = ("_answer_s", "_conn", "as_user")
+    __slots__ = ("_answer_s", "_conn", "_span", "as_user")
 
     def __init__(self, conn: asyncpg.pool.PoolConnectionProxy, answer_s: float | None = None) -> None:
         """`answer_s`: seconds within which the server answers each statement, or ends it; None: it ends none."""
         self._conn = conn
         self._answer_s = answer_s
+        self._span = recorded_span()
         self.as_user = False
+
+    def _run(self, query: str) -> AbstractContextManager[None]:
+        return self._translated() if self._span is None else self._traced(self._span, query)
+
+    @contextmanager
+    def _traced(self, parent: Span, query: str) -> Iterator[None]:
+        span = statement_span(parent, query)
+        try:
+            with self._translated():
+                yield
+        except BaseException as error:
+            sqlstate = getattr(error.__cause__, "sqlstate", None)
+            if sqlstate:
+                span.set("db.response.status_code", sqlstate)
+            span.fail(sqlstate or type(error).__name__)
+            raise
+        finally:
+            span.end()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -109,19 +130,19 @@ class _Session:
             raise DependencyDown(NO_ANSWER) from error
 
     async def fetch(self, query: str, *args: object) -> Sequence[Row]:
-        with self._translated():
+        with self._run(query):
             return cast(Sequence[Row], await self._conn.fetch(query, *args, timeout=self._answer_s))
 
     async def fetchrow(self, query: str, *args: object) -> Row | None:
-        with self._translated():
+        with self._run(query):
             return cast(Row | None, await self._conn.fetchrow(query, *args, timeout=self._answer_s))
 
     async def fetchval(self, query: str, *args: object) -> Any:
-        with self._translated():
+        with self._run(query):
             return await self._conn.fetchval(query, *args, timeout=self._answer_s)
 
     async def execute(self, query: str, *args: object) -> str:
-        with self._translated():
+        with self._run(query):
             return str(await self._conn.execute(query, *args, timeout=self._answer_s))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from syncbeat_server.clock import Clock
+from syncbeat_server.ops.tracing.spans import trace_headers
 from syncbeat_server.push.model import Outcome, Reason, Verdict
 from syncbeat_server.push.providers import HttpRule, Message, answers
 from syncbeat_server.push.providers.http_session import open_session
@@ -49,7 +50,11 @@ class WebhookProvider:
     async def send(self, message: Message) -> Outcome:
         """Make one attempt."""
         try:
-            async with self._session.post(self._url, data=encode(message), allow_redirects=False) as answer:
+            # The relay is the operator's own, so it gets the trace; Google does not.
+            headers = trace_headers()
+            async with self._session.post(
+                self._url, data=encode(message), headers=headers, allow_redirects=False
+            ) as answer:
                 outcome = classify(answer.status, await answers.read(answer))
                 if outcome.verdict is not Verdict.RETRY:
                     return outcome

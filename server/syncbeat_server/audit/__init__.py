@@ -1,0 +1,1 @@
+"""Keeps the audit log: who did what sensitive thing when, to whom, from where."""

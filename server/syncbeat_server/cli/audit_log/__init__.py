@@ -1,0 +1,1 @@
+"""Subcommand `audit`, and who runs a command that the audit log tells of."""

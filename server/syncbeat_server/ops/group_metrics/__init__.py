@@ -1,0 +1,1 @@
+"""Adds up the metrics of the processes of a machine (ADR 178)."""

@@ -1,0 +1,124 @@
+"""Metrics of several processes are one answer, whoever is asked, and lose nothing when one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from syncbeat_server.ops.group_metrics.process_exchange import ProcessExchange
+from syncbeat_server.ops.group_metrics.snapshot import Collected, decode, encode, merge
+from syncbeat_server.ops.metrics.rpc import RpcMetrics
+from syncbeat_server.ops.tracing.otlp import OtlpTracer
+from syncbeat_server.ops.tracing.spans import SpanKind, active
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def counted(calls: float, streams: float = 0.0, ready: float = 1.0) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    Counter("calls", "x", ("of",), registry=registry).labels("a").inc(calls)
+    Gauge("syncbeat_open_streams", "x", registry=registry).set(streams)
+    Gauge("syncbeat_ready", "x", registry=registry).set(ready)
+    Histogram("seconds", "x", buckets=(1.0,), registry=registry).observe(calls)
+    return registry
+
+
+def values(source: Collected) -> dict[str, float]:
+    return {
+        "".join((sample.name, *(f",{key}={value}" for key, value in sample.labels.items()))): sample.value
+        for metric in source.collect()
+        for sample in metric.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_counters_add_up_and_gauges_go_by_their_meaning() -> None:
+    sources = [decode(encode(counted(2, streams=3))), decode(encode(counted(0.5, streams=4, ready=0.0)))]
+    assert values(merge(sources)) == {
+        "calls_total,of=a": 2.5,
+        "syncbeat_open_streams": 7.0,
+        "syncbeat_ready": 0.0,
+        "seconds_bucket,le=1.0": 1.0,
+        "seconds_bucket,le=+Inf": 2.0,
+        "seconds_count": 2.0,
+        "seconds_sum": 2.5,
+    }
+
+
+def test_exemplars_are_kept() -> None:
+    registry = CollectorRegistry()
+    tracer = OtlpTracer("1.0", lambda _cause, _count: None)
+    with active(tracer.start("x", SpanKind.SERVER, {})) as span:
+        RpcMetrics(registry).calls("s", "m").count_traced("OK", 0.003)
+    samples = [sample for metric in merge([decode(encode(registry))]).collect() for sample in metric.samples]
+    (exemplar,) = [sample.exemplar for sample in samples if sample.exemplar is not None]
+    assert exemplar.labels == {"trace_id": f"{span.context.trace_id:032x}"}
+
+
+@pytest.mark.parametrize("document", [b"", b"{}x", b"[1]", b'[["a","b"]]', b"null"])
+def test_document_that_is_none_is_refused(document: bytes) -> None:
+    with pytest.raises(ValueError, match="no document"):
+        decode(document)
+
+
+async def test_any_process_answers_for_all(folder: Path) -> None:
+    exchanges = [ProcessExchange(folder, counted(number)) for number in (1, 2, 4)]
+    async with AsyncExitStack() as stack:
+        for one in exchanges:
+            await stack.enter_async_context(one.offered())
+        for one in exchanges:
+            merged = values(await one.merged())
+            assert merged["calls_total,of=a"] == 7
+            assert merged["syncbeat_metrics_processes,state=answered"] == 3
+
+
+async def test_counters_of_a_process_that_ended_stay(folder: Path) -> None:
+    own, other = ProcessExchange(folder, counted(1, streams=1)), ProcessExchange(folder, counted(2, streams=2))
+    async with own.offered():
+        async with other.offered():
+            assert values(await own.merged())["syncbeat_open_streams"] == 3
+        merged = values(await own.merged())
+    assert merged["calls_total,of=a"] == 3
+    assert merged["syncbeat_open_streams"] == 1
+    assert merged["syncbeat_metrics_processes,state=ended"] == 1
+
+
+async def test_process_that_hangs_is_not_waited_for(folder: Path) -> None:
+    own, hangs = ProcessExchange(folder, counted(1, streams=1)), asyncio.Event()
+
+    async def say_nothing(_reader: object, writer: asyncio.StreamWriter) -> None:
+        await hangs.wait()
+        writer.close()
+
+    (folder / "1-hangs.json").write_bytes(encode(counted(2, streams=2)))
+    server = await asyncio.start_unix_server(say_nothing, str(folder / "1-hangs.sock"))
+    async with own.offered():
+        merged = values(await own.merged())
+    hangs.set()
+    server.close()
+    assert merged["calls_total,of=a"] == 3, "by what it said before"
+    assert merged["syncbeat_open_streams"] == 3
+    assert merged["syncbeat_metrics_processes,state=late"] == 1
+
+
+async def test_documents_of_a_crash_loop_are_bounded(folder: Path) -> None:
+    for number in range(100):
+        (folder / f"{number}.json").write_bytes(encode(counted(1)))
+    own = ProcessExchange(folder, counted(1))
+    async with own.offered():
+        assert values(await own.merged())["syncbeat_metrics_processes,state=ended"] == 64
+    assert len(os.listdir(folder)) == 65

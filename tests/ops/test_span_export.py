@@ -1,0 +1,95 @@
+"""Spans are exported in bounded batches; those that are dropped are counted, and no collector is waited for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+
+from syncbeat_server.ops.tracing.otlp import OtlpTracer
+from syncbeat_server.ops.tracing.spans import SpanKind, active, current_traceparent, recorded_span, trace_headers
+from syncbeat_server.ops.tracing.trace_context import parse_traceparent
+from tests.support.fake_clock import wait_until
+from tests.support.otlp import Collector, collecting
+from tests.support.ports import free_port
+
+pytestmark = pytest.mark.http
+
+SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+LEFT_OUT = SAMPLED[:-1] + "0"
+
+
+class Dropped:
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+
+    def __call__(self, cause: str, count: int) -> None:
+        self.counts[cause] += count
+
+
+def tracer_to(
+    url: str, monkeypatch: pytest.MonkeyPatch, dropped: Dropped, sampler: Sampler | None = None
+) -> OtlpTracer:
+    """A tracer that exports to this address as soon as it can."""
+    for name, text in Collector(url).variables().items():
+        monkeypatch.setenv(name, text)
+    return OtlpTracer("1.0", dropped, sampler)
+
+
+async def test_spans_reach_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped = Dropped()
+    async with collecting() as collector:
+        tracer = tracer_to(collector.url, monkeypatch, dropped)
+        with active(
+            tracer.start("a call", SpanKind.SERVER, {"x": 1}, parent=parse_traceparent(SAMPLED, "v=1"))
+        ) as span:
+            assert trace_headers() == {"traceparent": current_traceparent(), "tracestate": "v=1"}
+            span.child("a statement", SpanKind.CLIENT, {}).end()
+        assert current_traceparent() == ""
+        assert trace_headers() == {}
+        done = tracer.close()
+        await wait_until(done.done)
+        (call,), (statement,) = collector.named("a call"), collector.named("a statement")
+    assert call.service == "syncbeat"
+    assert call.attributes == {"x": 1}
+    assert (*call.ids[:1], call.parent) == tuple(SAMPLED.split("-")[1:3])
+    assert (statement.ids[0], statement.parent) == call.ids
+    assert not dropped.counts
+
+
+async def test_spans_that_no_collector_takes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    dropped = Dropped()
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, dropped)
+    tracer.start("a call", SpanKind.SERVER, {}).end()
+    await wait_until(lambda: dropped.counts["export_failed"] == 1)
+
+
+async def test_spans_above_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    dropped = Dropped()
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, dropped)
+    for _ in range(100):
+        tracer.start("a call", SpanKind.SERVER, {}).end()
+    assert 100 - 2 * 8 <= dropped.counts["queue_full"] < 100
+
+
+@pytest.mark.parametrize(("sampler", "link", "recorded"), [(ALWAYS_OFF, SAMPLED, True), (ALWAYS_ON, LEFT_OUT, False)])
+async def test_work_behind_the_queue_is_sampled_as_its_call(
+    monkeypatch: pytest.MonkeyPatch, sampler: Sampler, link: str, recorded: bool
+) -> None:
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped(), sampler)
+    assert tracer.start("attempt", SpanKind.CONSUMER, {}, links=[link]).is_recorded is recorded
+    assert tracer.start("attempt", SpanKind.CONSUMER, {}).is_recorded is (sampler is ALWAYS_ON)
+    # A link that nobody can read decides nothing.
+    assert tracer.start("attempt", SpanKind.CONSUMER, {}, links=["x"]).is_recorded is (sampler is ALWAYS_ON)
+
+
+async def test_span_that_is_left_out_passes_its_context_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped(), ALWAYS_OFF)
+    with active(tracer.start("a call", SpanKind.SERVER, {})):
+        assert recorded_span() is None
+        assert not int(current_traceparent()[-2:], 16) & 1

@@ -36,7 +36,9 @@ declare
     'type', case tg_op when 'INSERT' then 'user.created' when 'UPDATE' then 'user.updated' else 'user.deleted' end,
     'timestamp', to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     'user_id', changed.id,
-    'banned', coalesce(changed.banned_until > now(), false)
+    'banned', coalesce(changed.banned_until > now(), false),
+    'unbanned', tg_op = 'UPDATE' and old.banned_until is distinct from new.banned_until
+                and not coalesce(new.banned_until > now(), false)
   );
   signature text := encode(
     syncbeat_webhooks.hmac_sha256(

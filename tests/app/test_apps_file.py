@@ -42,7 +42,7 @@ def test_apps_file_adds_apps(tmp_path: Path) -> None:
         ("[apps.'a shop']", "an app's name"),
         ("[apps.'shop|other']", "an app's name"),
         (f"[apps.{'x' * 65}]", "an app's name"),
-        ("[apps.shop]", "each issuer belongs to one app and stands once"),
+        ("[apps.shop]", "stands once; syncbeat is of the app default and of shop: give one another jwt_issuer"),
         ("[apps.shop]\njwt_secrets = { k = 'short' }", "shorter than 32 bytes"),
         ("[apps.shop]\nfcm_base_url = 'http://fcm.example'", "FCM_BASE_URL"),
     ],

@@ -26,6 +26,8 @@ from syncbeat_server.events.retry_worker import EventRetryWorker
 from syncbeat_server.events.store import event_rows
 from syncbeat_server.push.model import Content, Target
 from syncbeat_server.storage.postgres.database import Database
+from tests.docs.pages import ROOT, blocks_of
+from tests.support.build import APP
 from tests.support.events import Counts, change, event, feed_value, key_of, make_ingest, stored
 from tests.support.fake_clock import START, FakeClock
 from tests.support.seed import add_members
@@ -295,3 +297,23 @@ async def test_worker_runs_and_tells_the_age_of_the_oldest_failed_event(
 )
 def test_retry_delay_doubles_up_to_the_longest(attempts: int, delay_s: float) -> None:
     assert retry_delay_s(EventRule(), attempts) == delay_s
+
+
+async def test_retries_are_stopped_as_the_operators_page_says(
+    ingest: EventIngest, database: Database, clock: FakeClock, counts: Counts
+) -> None:
+    (sql,) = [block.text for block in blocks_of(ROOT / "docs/operations.md") if block.language == "sql"]
+    failing = event("e1", effects=WAITS_FOR_SCOPE)
+    await ingest.ingest(failing)
+    await ingest.ingest(event("e2", effects=WAITS_FOR_SCOPE))
+    await add_members(database, "later", "ann")
+    async with database.connection() as conn:
+        assert await conn.execute(sql.replace("'default'", f"'{APP}'")) == "UPDATE 1"
+    await clock.advance(2.0)
+    await worker(database, ingest, clock).retry_due()
+
+    assert ((await stored(database, "e1")).state, (await stored(database, "e1")).next_attempt_at) == (FAILED, None)
+    assert (await stored(database, "e2")).state is ACCEPTED
+    assert sorted(counts.again) == [(ACCEPTED, False), (FAILED, True)]
+    assert (await ingest.ingest(failing)).receipt.state is DUPLICATE
+    assert (await ingest.retry(key_of("e1"), "ann")).receipt.state is FAILED

@@ -149,3 +149,35 @@ async def test_event_ingest_over_lost_connections_loses_and_doubles_nothing(serv
     assert {named(answer.receipt.event_state) for answer in answers} == {"ACCEPTED"}
     assert sum((await heads_of(server)).values()) == 120
     assert len((await server.rows())["events"]) == 120
+
+
+@pytest.mark.parametrize(("held", "longest_s"), [("event_order_heads", 1.0), ("scopes", 3.0)])
+async def test_event_whose_lock_is_held_delays_no_other(server: Server, held: str, longest_s: float) -> None:
+    effects = pb.EventEffects(changes=[change("slow", 1)])
+    assert told(await server.backend(event("s0", effects, subject="slow", at=1))) == ACCEPTED
+    took: list[float] = []
+
+    async def timed(number: int) -> None:
+        began = asyncio.get_running_loop().time()
+        answer = await server.backend(event(f"e{number}", subject=f"other{number}", at=2), timeout_s=10.0)
+        took.append(asyncio.get_running_loop().time() - began)
+        assert told(answer) == ACCEPTED
+
+    conn = await asyncpg.connect(server.urls.admin_url)
+    try:
+        transaction = conn.transaction()
+        await transaction.start()
+        assert await conn.execute(f"SELECT 1 FROM {held} FOR UPDATE") == "SELECT 1"  # of the list above
+        slow, others = list[asyncio.Future[Any]](), list[asyncio.Future[None]]()
+        for number in range(50):
+            if number % 10 == 5:
+                own = event(f"s{number}", effects, subject="slow", at=number)
+                slow.append(asyncio.ensure_future(server.backend(own, timeout_s=10.0)))
+            others.append(asyncio.ensure_future(timed(number)))
+        await asyncio.gather(*others)
+        assert not any(one.done() for one in slow)
+        await transaction.rollback()
+        assert {named(answer.receipt.state) for answer in await asyncio.gather(*slow)} <= {"ACCEPTED", "STALE"}
+    finally:
+        await conn.close()
+    assert max(took) < longest_s, took

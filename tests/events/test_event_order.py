@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from syncbeat.v1 import event_service_pb2 as pb
@@ -96,3 +97,58 @@ async def test_event_without_a_time_is_after_those_that_came_before(server: Serv
         now.ClearField("occurred_time")
         assert told(await server.backend(now)) == ACCEPTED
         assert await value_of(server) == str(value)
+
+
+# ---------------------------------------------------------------------------------------------------- the ends of time
+
+EPOCH, EARLIEST = datetime(1970, 1, 1, tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("at", "fault"),
+    [
+        (EARLIEST, "before 1970"),
+        (EARLIEST + timedelta(microseconds=1), "before 1970"),
+        (EPOCH - timedelta(microseconds=1), "before 1970"),
+        (datetime.max.replace(tzinfo=UTC), "ahead of the service's clock"),
+    ],
+)
+async def test_event_at_an_end_of_time_is_refused_and_harms_no_other(server: Server, at: datetime, fault: str) -> None:
+    wrong = says("e1", 0, 1)
+    wrong.occurred_time.FromDatetime(at)
+    refused = await server.backend.refusal(wrong)
+    assert refused.told == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert (refused.fields, refused.field_reasons) == (("occurred_time",), ("OUT_OF_RANGE",))
+    assert fault in refused.message
+    first = says("e2", 0, 2)
+    first.occurred_time.FromDatetime(EPOCH)
+    assert told(await server.backend(first)) == ACCEPTED
+    assert [one.event_id for one in (await server.backend(pb.ListEventsRequest())).events] == ["e2"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "year", "then"), [("-infinity", 1, ACCEPTED), ("infinity", 9999, STALE)], ids=["minus", "plus"]
+)
+async def test_event_recorded_at_an_infinity_is_read_and_ordered(
+    server: Server, stored: str, year: int, then: tuple[str, str]
+) -> None:
+    wrong = says("f1", 0, 1, ordering_key="failed")
+    wrong.effects.changes[0].expected_sequence = 7
+    assert told(await server.backend(wrong)) == FAILED
+    assert told(await server.backend(says("e1", 0, 1))) == ACCEPTED
+    conn = await asyncpg.connect(server.urls.admin_url)
+    try:
+        await conn.execute(f"UPDATE events SET occurred_at = '{stored}'")
+        await conn.execute(f"UPDATE event_order_heads SET occurred_at = '{stored}'")
+    finally:
+        await conn.close()
+    listed = (await server.backend(pb.ListEventsRequest())).events
+    assert {one.occurred_time.ToDatetime().year for one in listed} == {year}
+    found = (await server.backend(pb.GetEventRequest(source=SOURCE, event_id="e1"))).event
+    assert found.occurred_time.ToDatetime().year == year
+    assert told(await server.backend(pb.RetryEventRequest(source=SOURCE, event_id="f1"))) == FAILED
+    assert told(await server.backend(says("e2", 1, 2))) == then
+    for event_id in ("e3", "e4"):
+        now = says(event_id, 0, 3)
+        now.ClearField("occurred_time")
+        assert told(await server.backend(now)) == ACCEPTED

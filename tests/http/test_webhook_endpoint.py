@@ -291,3 +291,21 @@ async def test_bodies_beyond_their_bound_end_the_oldest(desk: Desk, port: int) -
         await is_over(held[0])
         assert (await post(port)).status == 200
     assert len(desk.ingested) == 1
+
+
+@pytest.mark.parametrize("place", ["mapping", "ingest"])
+async def test_unforeseen_error_is_answered_503_and_counted(
+    desk: Desk, port: int, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if place == "ingest":
+        desk.outcome = ZeroDivisionError("geheim")
+    else:
+        monkeypatch.setattr("syncbeat_server.http.webhooks.door.map_payload", lambda *_: 1 // 0)
+    answer = await post(port)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "60")
+    assert answer.headers["content-type"] == "application/problem+json"
+    told = json.loads(answer.text)
+    assert told["reason"] == "INTERNAL"
+    assert "geheim" not in answer.text
+    assert desk.counted == [("shop/stripe", WebhookOutcome.POSTPONED, None)]
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]

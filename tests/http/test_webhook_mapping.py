@@ -76,6 +76,9 @@ def test_occurred_is_converted(form: TimeFormat, value: object, expected: dateti
         (TimeFormat.UNIX_MILLISECONDS, 1e300),
         (TimeFormat.ISO, "2023-11-14T22:13:20"),
         (TimeFormat.ISO, "0001-01-01T00:00:00+14:00"),
+        (TimeFormat.ISO, "0001-01-01T00:00:00Z"),
+        (TimeFormat.ISO, "1969-12-31T23:59:59.999999Z"),
+        (TimeFormat.ISO, "9999-12-31T23:59:59.999999Z"),
         (TimeFormat.ISO, 1_700_000_000),
         (TimeFormat.ISO, "yesterday"),
     ],
@@ -85,10 +88,21 @@ def test_occurred_in_another_form_is_a_fault(form: TimeFormat, value: object) ->
         mapped(replace(PLAIN_MAPPING, occurred_as=form), at=value)
 
 
+@pytest.mark.parametrize("text", ["nan", "NaN", "Infinity", "-inf", "1e999"])
+@pytest.mark.parametrize("setting", ["occurred", "event_id", "effects"])
+def test_number_that_json_does_not_have_is_a_fault(setting: str, text: str) -> None:
+    number = Expression("to_number(body.at)")
+    nested: Any = {"*": Expression("{sent: [to_number(body.at)]}")}
+    changed: dict[str, Any] = {setting: nested if setting == "effects" else number}
+    for form in TimeFormat:
+        with pytest.raises(MappingFault, match="is no JSON"):
+            mapped(replace(PLAIN_MAPPING, occurred_as=form, **changed), at=text)
+
+
 def test_occurred_ahead_of_the_clock_or_too_old_is_a_fault() -> None:
     now = int(START.timestamp())
     assert mapped(at=now + 300)
-    with pytest.raises(MappingFault, match="ahead of our clock"):
+    with pytest.raises(MappingFault, match="ahead of the service's clock"):
         mapped(at=now + 301)
     young = replace(PLAIN_MAPPING, max_age_s=3_600.0)
     assert mapped(young, at=now - 3_600)
@@ -118,6 +132,15 @@ def test_field_of_another_kind_is_a_fault(fields: dict[str, object], fault: str)
 def test_body_that_is_no_object_is_a_fault(body: bytes) -> None:
     with pytest.raises(MappingFault, match=r"^body: "):
         map_payload(PLAIN_MAPPING, body, DELIVERY, START)
+
+
+@pytest.mark.parametrize("text", ["\\ud800", "\\ud800x", "\\udc00", "\\ud800\\ud800", "\\ud83d\\u0041"])
+def test_half_of_a_surrogate_pair_is_told_in_words(text: str) -> None:
+    for body in (f'{{"id": "{text}"}}', f'{{"{text}": 1}}'):
+        with pytest.raises(MappingFault, match=r"^body: a text with half of a surrogate pair"):
+            map_payload(PLAIN_MAPPING, body.encode(), DELIVERY, START)
+    with pytest.raises(MappingFault, match=r"^body: no JSON in UTF-8"):
+        map_payload(PLAIN_MAPPING, b'{"id": "\xed\xa0\x80"}', DELIVERY, START)
 
 
 def test_whole_number_is_taken_as_an_id() -> None:

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from syncbeat.v1 import event_service_pb2 as pb
+from syncbeat.v1.directory_service_pb2 import DisableUserRequest
 from syncbeat_server.app import find_config_faults
 from syncbeat_server.app.app_configuration import CredentialsFile
 from syncbeat_server.app.webhooks.sources import make_sources
@@ -49,7 +50,7 @@ EXPECTED: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
         [
             ("ACCEPTED", ["user_1"]),
             ("ACCEPTED", ["user_1 disabled"]),
-            ("ACCEPTED", ["user_1"]),
+            ("IGNORED", ["user_1 disabled"]),
             ("ACCEPTED", ["user_1 deleted"]),
         ],
     ),
@@ -61,7 +62,15 @@ EXPECTED: dict[str, tuple[str, list[tuple[str, list[str]]]]] = {
             ("ACCEPTED", ["auth0|507f1f77bcf86cd799439020 deleted"]),
         ],
     ),
-    "supabase": (USERS, [("ACCEPTED", [UUID]), ("ACCEPTED", [f"{UUID} disabled"]), ("ACCEPTED", [f"{UUID} deleted"])]),
+    "supabase": (
+        USERS,
+        [
+            ("ACCEPTED", [UUID]),
+            ("ACCEPTED", [f"{UUID} disabled"]),
+            ("ACCEPTED", [UUID]),
+            ("ACCEPTED", [f"{UUID} deleted"]),
+        ],
+    ),
     "github": (
         "SELECT scope || ' ' || key FROM changes",
         [
@@ -161,12 +170,26 @@ async def test_samples_of_a_recipe_have_their_effects(database_urls: DatabaseUrl
 
 @pytest.mark.usefixtures("secrets")
 async def test_late_update_of_a_deleted_user_is_stale(database_urls: DatabaseUrls, redis_url: str) -> None:
-    created, _, updated, deleted = samples("clerk")
+    created, updated, _, deleted = samples("clerk")
     async with sending(database_urls, redis_url, "clerk") as sender:
         assert await sender.send(deleted, "msg_3") == (200, "ACCEPTED")
         assert await sender.send(updated, "msg_2") == (200, "STALE")
         assert await sender.send(created, "msg_1") == (200, "STALE")
         assert await sender.stands(USERS) == ["user_1 deleted"]
+
+
+@pytest.mark.usefixtures("secrets")
+@pytest.mark.parametrize("name", ["clerk", "auth0", "supabase"])
+async def test_update_without_a_ban_leaves_a_user_disabled_whom_an_operator_disabled(
+    database_urls: DatabaseUrls, redis_url: str, name: str
+) -> None:
+    created, banned = samples(name)[:2]
+    async with sending(database_urls, redis_url, name) as sender:
+        assert await sender.send(created, "msg_0") == (200, "ACCEPTED")
+        (user,) = await sender.stands(USERS)
+        await sender.server.backend(DisableUserRequest(app_id="shop", user_id=user))
+        assert await sender.send(banned.replace(b"true", b"false"), "msg_1") == (200, "IGNORED")
+        assert await sender.stands(USERS) == [f"{user} disabled"]
 
 
 @pytest.mark.usefixtures("secrets")
@@ -345,6 +368,9 @@ async def test_supabase_trigger_signs_what_the_door_takes(database_urls: Databas
             await conn.execute((FOLDER / "supabase.sql").read_text())
             await conn.execute("INSERT INTO auth.users VALUES ($1)", UUID)
             await conn.execute("UPDATE auth.users SET banned_until = now() + interval '1 day'")
+            await conn.execute("UPDATE auth.users SET banned_until = banned_until, email = 'a@b.example'")
+            await conn.execute("UPDATE auth.users SET banned_until = NULL")
+            await conn.execute("UPDATE auth.users SET banned_until = NULL, email = 'b@b.example'")
             await conn.execute("DELETE FROM auth.users")
             sent = await conn.fetch("SELECT body, headers FROM net.sent ORDER BY number")
         finally:
@@ -356,4 +382,4 @@ async def test_supabase_trigger_signs_what_the_door_takes(database_urls: Databas
             async with aiohttp.ClientSession() as http, http.post(url, data=row["body"], headers=headers) as answer:
                 assert answer.status == 200, await answer.text()
             seen += await sender.stands(USERS)
-    assert seen == [UUID, f"{UUID} disabled", f"{UUID} deleted"]
+    assert seen == [UUID, f"{UUID} disabled", f"{UUID} disabled", UUID, UUID, f"{UUID} deleted"]

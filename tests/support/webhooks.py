@@ -17,7 +17,6 @@ import stripe
 import svix
 
 from syncbeat_server.defaults import WEBHOOK_TOLERANCE_S, SignatureScheme, TimeFormat
-from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.http.webhooks.door import IngestRule, WebhookDoor
 from syncbeat_server.http.webhooks.expressions import Expression
 from syncbeat_server.http.webhooks.mapping import PayloadMapping
@@ -99,7 +98,7 @@ class Desk:
     clock: FakeClock = field(default_factory=FakeClock)
     ingested: list[MappedEvent] = field(default_factory=list)
     counted: list[tuple[str, WebhookOutcome, SignatureFault | None]] = field(default_factory=list)
-    outcome: WebhookOutcome | SyncbeatError = WebhookOutcome.ACCEPTED
+    outcome: WebhookOutcome | Exception = WebhookOutcome.ACCEPTED
     rule: IngestRule = field(default_factory=IngestRule)
     hold: asyncio.Event | None = None
 
@@ -112,7 +111,7 @@ class Desk:
         self.ingested.append(event)
         if self.hold is not None:
             await self.hold.wait()
-        if isinstance(self.outcome, SyncbeatError):
+        if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
 

@@ -20,11 +20,17 @@ from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, lock_and_p
 from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult
 from syncbeat_server.sync.model import Cursor, ScopeKey
 
-_TRIES = 3
+_TRIES = 4
+_HEAD_LOCK_S = 0.1
+_LOCK_S = 1.0
+"""Seconds that a batch waits for each lock, since all of its events wait with it: at first, and once it leaves events
+alone whose heads are held. Then it waits for scopes and twins, in line with the batches of other processes: were these
+waits short, a busy scope would send whole batches to run one by one."""
 
 
 class _UnfitError(Exception):
-    """Effects of the events at these places cannot be carried out: the batch begins again without them."""
+    """Effects of the events at these places cannot be carried out, or the head of their order is held by another
+    transaction: the batch begins again without them."""
 
     def __init__(self, places: Sequence[int]) -> None:
         super().__init__()
@@ -47,18 +53,24 @@ class BatchIngest:
         """
         outcomes: dict[int, Outcome] = {}
         places, notices = list(range(len(events))), list[Notices]()
+        skip_held = False
         for _ in range(_TRIES):
             batch = [events[place] for place in places]
             try:
-                answers, notices = await self._ingest_once(batch)
+                answers, notices = await self._ingest_once(batch, skip_held=skip_held)
             except RacedError:
                 continue
             except _UnfitError as error:
                 outcomes |= {places[unfit]: RunAloneError() for unfit in error.places}
                 places = [place for at, place in enumerate(places) if at not in error.places]
                 continue
-            except (Conflict, LockTimeout):
-                break  # the twin of one of them takes its time: only that one should wait
+            except LockTimeout:
+                if skip_held:
+                    break  # a scope is held, or the twin of one of them takes its time: only that one should wait
+                skip_held = True
+                continue
+            except Conflict:
+                break
             except SyncbeatError as error:
                 if not is_failure(error):
                     raise
@@ -67,23 +79,28 @@ class BatchIngest:
             break
         return [outcomes.get(place) or RunAloneError() for place in range(len(events))], notices
 
-    async def _ingest_once(self, events: Sequence[IncomingEvent]) -> tuple[list[Outcome], list[Notices]]:
+    async def _ingest_once(
+        self, events: Sequence[IncomingEvent], *, skip_held: bool
+    ) -> tuple[list[Outcome], list[Notices]]:
         if not events:
             return [], []
         keys = {(event.app_id, change.scope) for event in events for change in event.effects.changes}
         try:
-            return await self._write(events, create_scopes=not self._known_scopes.include(keys))
+            return await self._write(events, create_scopes=not self._known_scopes.include(keys), skip_held=skip_held)
         except ScopeMissingError:
             self._known_scopes.forget()
-            return await self._write(events, create_scopes=True)
+            return await self._write(events, create_scopes=True, skip_held=skip_held)
 
     async def _write(
-        self, events: Sequence[IncomingEvent], *, create_scopes: bool
+        self, events: Sequence[IncomingEvent], *, create_scopes: bool, skip_held: bool
     ) -> tuple[list[Outcome], list[Notices]]:
         keys = sorted({event.key for event in events})
         orders = sorted({event.order for event in events if event.order is not None})
-        async with self._database.transaction() as conn:
-            plan = plan_batch(events, await look_up(conn, keys, orders))
+        async with self._database.transaction(lock_s=_LOCK_S if skip_held else _HEAD_LOCK_S) as conn:
+            found = await look_up(conn, keys, orders, skip_held=skip_held)
+            if found.held:
+                raise _UnfitError([place for place, event in enumerate(events) if event.order in found.held])
+            plan = plan_batch(events, found)
             places = [place for place in plan.accepted if events[place].effects.changes]
             appends = await self._plan_appends(conn, events, places, create_scopes=create_scopes)
             await _require_scopes(conn, events, plan.accepted)

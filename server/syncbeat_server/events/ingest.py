@@ -26,8 +26,8 @@ from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
 _MAX_BATCH = 64
 _SLOW_S = 0.05
-# As of publishes: an event that shares a transaction delays the others by 0.1 s at most, and no caller takes all
-# connections with events that do not.
+# As of publishes: an event that shares a transaction delays the others by 0.1 s of work at most, and no caller takes
+# all connections with events that do not. For how long locks of others delay a batch, `BatchIngest` says.
 _MAX_SHARED_BYTES = 65_536
 _MAX_ALONE_PER_CALLER = 2
 _MAX_TRIES = 5

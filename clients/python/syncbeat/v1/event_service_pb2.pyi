@@ -452,8 +452,8 @@ class IngestEventRequest(_message.Message):
     """
     @_builtins.property
     def occurred_time(self) -> _timestamp_pb2.Timestamp:
-        """occurred_time is when it happened, to the microsecond; at most 300 s ahead of the service's clock. Absent: now, and after those of its order that came
-        before.
+        """occurred_time is when it happened, to the microsecond: not before 1970, and at most 300 s ahead of the service's
+        clock. Absent: now, and after those of its order that came before.
         """
 
     @_builtins.property

@@ -46,9 +46,10 @@ class EventServiceStub:
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-    method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
-    PERMISSION_DENIED.
+    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded. Of a repetition that
+    retries, those on record are held against its caller too. The service's own retries carry out what was allowed
+    when the event was recorded. A source that the app has signed webhooks of is refused, since only they bring its
+    events: PERMISSION_DENIED.
     """
     GetEvent: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -76,9 +77,10 @@ class EventServiceAsyncStub(EventServiceStub):
     later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
     deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
     that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-    method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-    and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
-    PERMISSION_DENIED.
+    method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded. Of a repetition that
+    retries, those on record are held against its caller too. The service's own retries carry out what was allowed
+    when the event was recorded. A source that the app has signed webhooks of is refused, since only they bring its
+    events: PERMISSION_DENIED.
     """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]  # type: ignore[assignment]
     """GetEvent answers an event. One that is not there: NOT_FOUND / NOT_FOUND."""
@@ -109,9 +111,10 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         later. One whose effects cannot be carried out is FAILED: recorded, and retried by the service until its
         deadline, when the same event comes again, and by RetryEvent; the call itself succeeds. A repetition of one
         that FAILED is answered by what its retry has come to; past the deadline it is a DUPLICATE. An effect wants the
-        method it stands for to be allowed to the caller, those on record too where they are retried: PERMISSION_DENIED,
-        and nothing is recorded. So does a source that the app has signed webhooks of, whose events only they bring:
-        PERMISSION_DENIED.
+        method it stands for to be allowed to the caller: PERMISSION_DENIED, and nothing is recorded. Of a repetition that
+        retries, those on record are held against its caller too. The service's own retries carry out what was allowed
+        when the event was recorded. A source that the app has signed webhooks of is refused, since only they bring its
+        events: PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+from syncbeat_server.defaults import MOST_AHEAD_S
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""The earliest time of an event. No source tells of an earlier one: such a time was not set (Go's zero time is in the
+year 1), or is in another unit. Unix times end there too, so that each form of a time has the same range."""
 
 _TICK = timedelta(microseconds=1)
 
@@ -18,6 +24,15 @@ class OrderHead(NamedTuple):
 def order_head(occurred_at: datetime, event_id: str) -> OrderHead:
     """Return the place of an event in its order."""
     return OrderHead(occurred_at, event_id.encode())
+
+
+def time_fault(occurred_at: datetime, now: datetime) -> str | None:
+    """Return what is wrong with the time that an event names, held against the service's clock; None: nothing."""
+    if occurred_at < EARLIEST:
+        return "before 1970-01-01T00:00:00Z; a time that was never set?"
+    if occurred_at > now + timedelta(seconds=MOST_AHEAD_S):
+        return f"more than {MOST_AHEAD_S:g} s ahead of the service's clock"
+    return None
 
 
 def arrival_time(now: datetime, head: OrderHead | None) -> datetime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,6 +22,9 @@ from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.sync.feed.batch_writer import FIRST_BESIDE, Beside
 from syncbeat_server.sync.model import Cursor
 
+# A tick before the end of time: behind it there is place for an event that arrives.
+_LAST = datetime.max.replace(tzinfo=UTC) - timedelta(microseconds=1)
+
 
 class KnownEvent(NamedTuple):
     """Holds what a repetition of a recorded event is answered by."""
@@ -35,11 +38,15 @@ class KnownEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """Holds the events and order heads that are there, of those asked for. The heads are locked, the events are not."""
+    """Holds the events and order heads that are there, of those asked for. The heads are locked, the events are not.
+
+    `held` are orders whose heads another transaction has locked.
+    """
 
     now: datetime
     known: Mapping[EventKey, KnownEvent]
     heads: Mapping[OrderKey, OrderHead]
+    held: frozenset[OrderKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,13 @@ _LOOK_UP = """
     SELECT 'event', e.app_id, e.source, e.event_id, e.first_seen_at, '', e.content_hash, e.state, e.failure, e.result
     FROM unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, source, event_id)
     JOIN events e USING (app_id, source, event_id)"""
+_LOCKS_HEADS = "FOR NO KEY UPDATE OF h"
+_LOOK_UP_FREE = f"""{_LOOK_UP.replace(_LOCKS_HEADS, f"{_LOCKS_HEADS} SKIP LOCKED")}
+    UNION ALL
+    SELECT 'held', h.app_id, h.source, h.ordering_key, h.occurred_at, '', '', '', '', NULL FROM event_order_heads h
+    JOIN unnest($4::text[], $5::text[], $6::text[]) AS k (app_id, source, ordering_key)
+         USING (app_id, source, ordering_key)
+    WHERE (h.app_id, h.source, h.ordering_key) NOT IN (SELECT app_id, source, ordering_key FROM head)"""  # noqa: S608  # constants
 
 _EVENT_TYPES = (
     *("text", "text", "text", "bytea", "text", "text", "text", "text", "timestamptz", "text"),
@@ -140,24 +154,32 @@ _RECORD = f"WITH {_write_sql(1)}"
 _RECORD_BESIDE = _write_sql(FIRST_BESIDE)
 
 
-async def look_up(conn: Connection, keys: Sequence[EventKey], orders: Sequence[OrderKey]) -> LookUp:
-    """Find events, and lock the heads of orders; both are distinct and sorted."""
+async def look_up(
+    conn: Connection, keys: Sequence[EventKey], orders: Sequence[OrderKey], *, skip_held: bool = False
+) -> LookUp:
+    """Find events, and lock the heads of orders; both are distinct and sorted.
+
+    `skip_held`: do not wait for heads that another transaction has locked, but tell them.
+    """
     now: datetime | None = None
     known: dict[EventKey, KnownEvent] = {}
     heads: dict[OrderKey, OrderHead] = {}
-    for row in await conn.fetch(_LOOK_UP, *_columns(keys, 3), *_columns(orders, 3)):
+    held = set[OrderKey]()
+    for row in await conn.fetch(_LOOK_UP_FREE if skip_held else _LOOK_UP, *_columns(keys, 3), *_columns(orders, 3)):
         kind, app_id, source, name, at, event_id, content_hash, state, failure, result = row.values()
         if kind == "clock":
             now = at
         elif kind == "head":
-            heads[OrderKey(app_id, source, name)] = order_head(at, event_id)
+            heads[OrderKey(app_id, source, name)] = order_head(readable_time(at), event_id)
+        elif kind == "held":
+            held.add(OrderKey(app_id, source, name))
         else:
             known[EventKey(app_id, source, name)] = KnownEvent(
                 content_hash, EventState(state), at, failure, result_of(result)
             )
     if now is None:
         raise AssertionError("the look-up tells the time")
-    return LookUp(now, known, heads)
+    return LookUp(now, known, heads, frozenset(held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +216,17 @@ async def write_batch(conn: Connection, writes: BatchWrites, give_up_s: float) -
     """Write a batch without changes in one statement. Raises RacedError: the transaction has to begin again."""
     (row,) = await conn.fetch(_RECORD, *writes.columns(give_up_s))
     writes.check(row)
+
+
+def readable_time(stored: datetime) -> datetime:
+    """Return the time of an event from its column, with its zone where the driver has none: at an infinity.
+
+    asyncpg writes the first and the last microsecond that Python knows as PostgreSQL's infinities, and reads these
+    without a zone. Events are no longer recorded with such a time; rows that have one stay to be read and ordered.
+    """
+    if stored.tzinfo is not None:
+        return stored
+    return min(stored.replace(tzinfo=UTC), _LAST)
 
 
 def result_of(stored: str | None) -> EffectResult:

@@ -17,7 +17,7 @@ from syncbeat_server.events.model import (
     OrderKey,
     StoredEvent,
 )
-from syncbeat_server.events.store.event_batches import KnownEvent, result_json, result_of
+from syncbeat_server.events.store.event_batches import KnownEvent, readable_time, result_json, result_of
 from syncbeat_server.storage.postgres.database import Connection, Row
 
 MAX_PAGE_OCTETS = 1 << 20
@@ -94,7 +94,7 @@ async def lock_event(conn: Connection, key: EventKey) -> LockedEvent | None:
         known=known,
         caller=row["caller"],
         order=order,
-        occurred_at=row["occurred_at"],
+        occurred_at=readable_time(row["occurred_at"]),
         attempts=row["attempts"],
         left_s=row["left_s"],
         is_waiting=row["is_waiting"],
@@ -212,7 +212,7 @@ def _stored(row: Row) -> StoredEvent:
         type=row["type"],
         subject=row["subject"],
         ordering_key=row["ordering_key"],
-        occurred_at=row["occurred_at"],
+        occurred_at=readable_time(row["occurred_at"]),
         payload_json=row["payload"],
         state=EventState(row["state"]),
         first_seen_at=row["first_seen_at"],

@@ -94,20 +94,25 @@ class WebhookDoor:
             return answers.unsigned()
         source, found = checked
         on_known()
+        outcome, answer = await self._taken_in(source, found, body)
+        self._count(source.app_id, source.name, outcome, None)
+        return answer
+
+    async def _taken_in(self, source: Source, found: Delivery, body: bytes) -> tuple[WebhookOutcome, WebhookAnswer]:
+        """Map and ingest what a known sender signed; whatever goes wrong has an outcome and an answer."""
         try:
             mapped = map_payload(source.mapping, body, found, self._clock.now())
+            outcome = WebhookOutcome.IGNORED if mapped is None else await self._bounded(source, mapped)
         except MappingFault as fault:
             _tell(source, "a webhook does not fit the mapping of its source", str(fault))
-            return self._answered(source, WebhookOutcome.UNMAPPED, answers.unmapped(fault))
-        if mapped is None:
-            return self._answered(source, WebhookOutcome.IGNORED, answers.done(WebhookOutcome.IGNORED))
-        try:
-            outcome = await self._bounded(source, mapped)
+            return WebhookOutcome.UNMAPPED, answers.unmapped(fault)
         except SyncbeatError as error:
-            outcome, answer = answers.failed(source.scheme, error)
             _tell(source, "a webhook was not recorded", error.message)
-            return self._answered(source, outcome, answer)
-        return self._answered(source, outcome, answers.done(outcome))
+            return answers.failed(source.scheme, error)
+        except Exception:  # noqa: BLE001  # a bug must not lose an event: the sender comes again, after the mending
+            _log.exception("a webhook met a bug", extra={"app": source.app_id, "source": source.name})
+            return answers.failed(source.scheme, SyncbeatError("an internal error"))
+        return outcome, answers.done(outcome)
 
     def _checked(
         self, source: Source | None, headers: Headers, body: bytes
@@ -129,10 +134,6 @@ class WebhookDoor:
             raise DeadlineExceeded("the event was not committed in time") from None
         finally:
             self._under_way -= 1
-
-    def _answered(self, source: Source, outcome: WebhookOutcome, answer: WebhookAnswer) -> WebhookAnswer:
-        self._count(source.app_id, source.name, outcome, None)
-        return answer
 
 
 def _tell(source: Source, message: str, why: str) -> None:

@@ -6,6 +6,7 @@ evaluation. A step is a visited node; whatever walks a value in one go is charge
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import jmespath
@@ -108,7 +109,11 @@ class _BoundedInterpreter(visitor.TreeInterpreter):
 
 
 def _weight(value: Any, most: int) -> int:
-    """Return the steps that walking a value takes; more than `most` once it is seen to take more."""
+    """Return the steps that walking a value takes; more than `most` once it is seen to take more.
+
+    Raises:
+        ExpressionFault: it has NaN or an infinity, as `to_number` makes of text: orjson would write null for it.
+    """
     steps, rest = 0, [value]
     while rest and steps <= most:
         one = rest.pop()
@@ -119,6 +124,8 @@ def _weight(value: Any, most: int) -> int:
             rest.extend(one)
         elif isinstance(one, str):
             steps += len(one) // _CHARACTERS_A_STEP
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise ExpressionFault("cannot be evaluated: its result is no JSON")
     return steps
 
 

@@ -6,12 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from syncbeat_server.defaults import MOST_AHEAD_S, TimeFormat
+from syncbeat_server.defaults import TimeFormat
+from syncbeat_server.events.policy.order import time_fault
 from syncbeat_server.http.webhooks.expressions import Expression, ExpressionFault
 from syncbeat_server.http.webhooks.model import Delivery, MappedEvent, MappingFault
 
@@ -74,8 +75,13 @@ def map_payload(mapping: PayloadMapping, body: bytes, delivery: Delivery, now: d
 def _parsed(body: bytes) -> Mapping[str, Any]:
     try:
         document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise MappingFault("body", "no JSON; is the sender to send it as application/json?") from None
+    except orjson.JSONDecodeError as error:
+        if "surrogate in string" in error.msg:
+            half = (
+                "a text with half of a surrogate pair (\\ud800 to \\udfff), which is no character and cannot be stored"
+            )
+            raise MappingFault("body", half) from None
+        raise MappingFault("body", "no JSON in UTF-8; is the sender to send it as application/json?") from None
     if not isinstance(document, dict):
         raise MappingFault("body", "want a JSON object")
     return document
@@ -108,8 +114,9 @@ def _occurred(mapping: PayloadMapping, document: Any, now: datetime) -> datetime
             raise MappingFault("occurred", "the payload has none, so that its age is unknown")
         return None
     moment = _moment(value, mapping.occurred_as)
-    if moment > now + timedelta(seconds=MOST_AHEAD_S):
-        raise MappingFault("occurred", f"more than {MOST_AHEAD_S:g} s ahead of our clock")
+    fault = time_fault(moment, now)
+    if fault is not None:
+        raise MappingFault("occurred", fault)
     if mapping.max_age_s is not None and (now - moment).total_seconds() > mapping.max_age_s:
         raise MappingFault("occurred", f"more than {mapping.max_age_s:g} s ago")
     return moment

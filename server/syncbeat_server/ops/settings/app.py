@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -144,3 +144,14 @@ class AppSettings(IssuerSettings, TierSelection, SourceSelection):
 def session_issuer(app_id: str, app: AppSettings) -> str:
     """Return the `iss` claim of the tokens of our own sessions of an app."""
     return app.session_issuer or f"syncbeat:{app_id}"
+
+
+def issuer_faults(apps: Mapping[str, AppSettings]) -> Iterator[str]:
+    """Yield the issuers that stand twice, with their apps: a token would not tell whose it is."""
+    owner = dict[str, str]()
+    for app_id, app in apps.items():
+        for name in (app.jwt_issuer, session_issuer(app_id, app), *(issuer.jwt_issuer for issuer in app.issuers)):
+            if name in owner:
+                both = f"{name} is of the app {owner[name]} and of {app_id}: give one another jwt_issuer"
+                yield f"JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once; {both}"
+            owner.setdefault(name, app_id)

@@ -25,7 +25,7 @@ from syncbeat_server.defaults import (
 )
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.cache_memory import default_cache_mib, devices_in, memory_limit_bytes
-from syncbeat_server.ops.settings.app import AppSettings, session_issuer
+from syncbeat_server.ops.settings.app import AppSettings, issuer_faults
 from syncbeat_server.ops.settings.sessions import SessionSettings
 from syncbeat_server.ops.settings.slo import SloSettings
 from syncbeat_server.ops.settings.sources import PREFIX
@@ -365,9 +365,7 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         digests = [entry.digest for entry in (*self.service_tokens, *self.admin_tokens)]
         if len(set(digests)) != len(digests):
             yield "SERVICE_TOKENS and ADMIN_TOKENS: the same token stands twice"
-        issuers = [name for app_id, app in self.all_apps().items() for name in _issuer_names(app_id, app)]
-        if len(set(issuers)) != len(issuers):
-            yield "JWT_ISSUER, SESSION_ISSUER: each issuer belongs to one app and stands once"
+        yield from issuer_faults(self.all_apps())
         # A fake on this machine answers faster.
         if self.delivery_timeout_s < _LEAST_FCM_TIMEOUT_S and any(
             app.fcm_credentials is not None and not is_loopback(app.fcm_base_url) for app in self.all_apps().values()
@@ -393,7 +391,3 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         for (first, one), (second, other) in itertools.combinations(listeners.items(), 2):
             if one and other and share_a_port(one, other):
                 yield f"{first} and {second}: the same port of the same address: each listener needs its own"
-
-
-def _issuer_names(app_id: str, app: AppSettings) -> list[str]:
-    return [app.jwt_issuer, session_issuer(app_id, app), *(issuer.jwt_issuer for issuer in app.issuers)]

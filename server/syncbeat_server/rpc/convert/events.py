@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from syncbeat.v1 import event_service_pb2 as pb
-from syncbeat_server.defaults import MOST_AHEAD_S
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
 from syncbeat_server.events.model import (
     LIST_START,
@@ -21,6 +20,7 @@ from syncbeat_server.events.model import (
     Receipt,
     StoredEvent,
 )
+from syncbeat_server.events.policy.order import time_fault
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.effects import effects
 from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, timestamp
@@ -59,13 +59,13 @@ def incoming_event(request: pb.IngestEventRequest, call: Call, templates: Mappin
 
 
 def check_occurred(event: IncomingEvent, now: datetime) -> None:
-    """Check that an event is not of the future, but for clocks that differ.
+    """Check that an event is neither of the future, but for clocks that differ, nor from before 1970.
 
     Raises:
-        InvalidRequest: it occurred more than `MOST_AHEAD_S` ahead of `now`.
+        InvalidRequest: it occurred more than `MOST_AHEAD_S` ahead of `now`, or earlier than any event.
     """
-    if event.occurred_at is not None and event.occurred_at > now + timedelta(seconds=MOST_AHEAD_S):
-        fault = f"more than {MOST_AHEAD_S:g} s ahead of the service's clock"
+    fault = None if event.occurred_at is None else time_fault(event.occurred_at, now)
+    if fault is not None:
         raise InvalidRequest(FieldViolation("occurred_time", fault, FieldReason.OUT_OF_RANGE))
 
 

@@ -45,6 +45,7 @@ from syncbeat_server.storage.postgres.time_limits import (
     BeginStatements,
     ConnectionLife,
     DatabaseTimings,
+    waiting_for_locks,
 )
 
 Row = Mapping[str, Any]
@@ -218,11 +219,14 @@ class Database:
                 yield _Session(conn) if isolation == READ_COMMITTED else _IsolatedSession(conn, self._begins.any_time)
 
     @asynccontextmanager
-    async def transaction(self, owner: RowOwner | None = None) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, owner: RowOwner | None = None, *, lock_s: float | None = None
+    ) -> AsyncIterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back when it raises.
 
         With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that. The server
-        ends each statement before the deadline of the call.
+        ends each statement before the deadline of the call. `lock_s`: the most seconds of waiting for a lock;
+        None: those of the pool's timings.
         """
         with self._watched():
             async with self._acquired() as conn:
@@ -230,6 +234,8 @@ class Database:
                 begin = self._begins.within(left_s)
                 if begin is None:
                     raise DeadlineExceeded("no time left to do this")
+                if lock_s is not None:
+                    begin = waiting_for_locks(begin, lock_s)
                 try:
                     async with _begun(conn, begin):
                         session = _Session(conn, begin.answer_s)

@@ -88,6 +88,12 @@ SET LOCAL tcp_user_timeout = 15000"""
         return BeginStatements(plain, f"{plain};\nSET LOCAL transaction_timeout = {self.transaction_ms}", answer_s)
 
 
+def waiting_for_locks(begin: BeginStatements, lock_s: float) -> BeginStatements:
+    """Return the statements with a wait for each lock of so many seconds at most."""
+    limit = f";\nSET LOCAL lock_timeout = {round(lock_s * 1000)}"
+    return BeginStatements(begin.plain + limit, begin.bounded + limit, begin.answer_s)
+
+
 class BeginsInTime:
     """The statements that begin a transaction, by the time that is left for it."""
 

@@ -19,7 +19,8 @@ from syncbeat_server import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 _SECTION = re.compile(r"^## (?P<name>\S+)(?: - (?P<date>\d{4}-\d\d-\d\d))?$", re.MULTILINE)
-_PAGE = re.compile(r"\bdocs/[\w./-]+\.(?:md|png)\b")
+# Not within an address, which has pages of others.
+_PAGE = re.compile(r"(?<![\w/])docs/[\w./-]+\.(?:md|png)\b")
 _LINK = re.compile(r"\]\((?!\w+:)([^)#]+)")
 # What the wheel cannot work without, and nothing imports.
 _IN_WHEEL = ("syncbeat/py.typed", "syncbeat_server/storage/migrations/0001_", "syncbeat_devtools/demo/run.py")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from math import inf, nan
+
 import grpc
 import pytest
 
@@ -36,6 +39,16 @@ async def test_soak_takes_the_verdict_that_a_server_serves() -> None:
         # As the contract bounds it: a minute to 30 days.
         windows = [attempt.request.window.seconds for attempt in script.attempts["GetSloReport"]]
         assert windows == [60, 30 * 86_400, 600]
+
+
+async def test_soak_report_has_no_number_that_json_lacks() -> None:
+    odd = ops.SloTrigger(name="odd", verdict=ops.SLO_VERDICT_OK, value=nan, warn_threshold=-inf, rollback_threshold=inf)
+    async with scripted_server() as (script, address):
+        script.prepare("GetSloReport", ops.GetSloReportResponse(verdict=ops.SLO_VERDICT_OK, triggers=[odd]))
+        async with open_client(Deployment(address, "token", tls=False)) as client:
+            served = await ask_server(client, 60.0)
+    trigger = json.loads(json.dumps(served.triggers, allow_nan=False))[0]
+    assert [trigger[name] for name in ("value", "warn_threshold", "rollback_threshold")] == [None, None, None]
 
 
 async def test_soak_calls_are_not_repeated_so_that_each_failure_shows() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -20,6 +20,24 @@ pytestmark = pytest.mark.unit
 STALL_S = 5.0
 
 
+class ScriptedStream:
+    """A stream that brings some messages at once, and then ends with OK or stays silent."""
+
+    def __init__(self, messages: int, *, ends: bool) -> None:
+        self.is_cancelled = False
+        self._messages, self._ends = messages, ends
+
+    async def __aiter__(self) -> AsyncIterator[sync.WatchHintsResponse]:
+        while self._messages:
+            self._messages -= 1
+            yield sync.WatchHintsResponse()
+        if not self._ends:
+            await asyncio.Event().wait()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
 class OneAtATime(Calls):
     """A deployment that takes one call after the other, each in 1 ms, and stalls once."""
 
@@ -27,6 +45,8 @@ class OneAtATime(Calls):
         super().__init__((), clock, "life", lambda _age, _by_stream: None)
         self.fake_clock = clock
         self.polled_at: list[float] = []
+        self.streams: list[ScriptedStream] = []
+        self.messages, self.ends = 1, False
         self._stall_at_s = stall_at_s
         self._turn_of_one = asyncio.Lock()
 
@@ -44,13 +64,22 @@ class OneAtATime(Calls):
         hint.valid_duration.FromSeconds(300)
         return hint
 
+    def open_stream(self, user: User) -> ScriptedStream:
+        self.streams.append(ScriptedStream(self.messages, ends=self.ends))
+        return self.streams[-1]
+
 
 def make_driver(
-    calls: OneAtATime, shares: Sequence[tuple[Operation, float]], *, devices: int, max_in_flight: int = 1_000
+    calls: OneAtATime,
+    shares: Sequence[tuple[Operation, float]],
+    *,
+    devices: int,
+    max_in_flight: int = 1_000,
+    stream_hold_s: float = 30.0,
 ) -> tuple[Driver, Recorder]:
     recorder = Recorder()
     fleet = Fleet("run", devices, polls=not shares)
-    rule = DriverRule(duration_s=60.0, max_in_flight=max_in_flight, stream_hold_s=30.0)
+    rule = DriverRule(duration_s=60.0, max_in_flight=max_in_flight, stream_hold_s=stream_hold_s)
     plan = Plan(10.0 if shares else 0.0, tuple(shares), seed=1)
     return Driver(plan, fleet, calls, recorder, calls.fake_clock, rule), recorder
 
@@ -101,3 +130,33 @@ async def test_soak_that_resumes_goes_on_with_its_plan_and_not_with_what_it_miss
     await drive(driver, clock, elapsed_s=50.0)
     assert recorder.totals.tallies[Operation.PUBLISH].calls == 100
     assert (recorder.totals.lateness.quantile(1.0) or 0.0) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("messages", "ends", "errors"),
+    [(0, False, 600), (0, True, 600), (1, False, 0), (1, True, 0)],
+    ids=["silent", "ended", "held", "brought_one"],
+)
+async def test_soak_streams_without_a_first_message_fail_by_the_servers_fault(
+    messages: int, ends: bool, errors: int
+) -> None:
+    clock = FakeClock()
+    calls = OneAtATime(clock)
+    calls.messages, calls.ends = messages, ends
+    driver, recorder = make_driver(calls, [(Operation.STREAM, 1.0)], devices=4, stream_hold_s=0.0)
+    await drive(driver, clock)
+    tally = recorder.totals.tallies[Operation.STREAM]
+    assert (tally.calls, tally.errors, tally.faults) == (600, errors, errors)
+    assert recorder.totals.causes == ({"stream NO_MESSAGE": errors} if errors else {})
+    assert all(stream.is_cancelled for stream in calls.streams)
+
+
+async def test_soak_streams_that_are_silent_at_its_end_fail_unless_they_are_young() -> None:
+    clock = FakeClock()
+    calls = OneAtATime(clock)
+    calls.messages = 0
+    driver, recorder = make_driver(calls, [(Operation.STREAM, 1.0)], devices=4, stream_hold_s=3_600.0)
+    await drive(driver, clock)
+    tally = recorder.totals.tallies[Operation.STREAM]
+    assert tally.calls == tally.faults == pytest.approx(550, abs=15)
+    assert recorder.totals.causes == {"stream NO_MESSAGE": tally.calls}

@@ -13,7 +13,7 @@ from syncbeat_devtools.soak.plan import Operation
 from syncbeat_devtools.soak.report.document import Circumstances, make_document
 from syncbeat_devtools.soak.report.page import render_page
 from syncbeat_devtools.soak.report.progress import summary
-from syncbeat_devtools.soak.verdict.objectives import Objectives
+from syncbeat_devtools.soak.verdict.objectives import Objectives, Verdict
 
 pytestmark = pytest.mark.unit
 
@@ -43,10 +43,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def render(recorder: Recorder) -> tuple[str, Page]:
+def render(recorder: Recorder, server: ServerVerdict | None = None) -> tuple[str, Page]:
     run = {"duration_s": 60.0, "rate": 5.0, "devices": 3, "seed": 1}
     about = Circumstances("1", TARGET, run, "then", "now", 60.0, 2, left_behind=1)
-    document = make_document(recorder, Objectives(), about, ServerVerdict(None, "UNIMPLEMENTED"))
+    document = make_document(recorder, Objectives(), about, server or ServerVerdict(None, "UNIMPLEMENTED"))
     assert summary(document).splitlines()[-1] == f"{document['verdict']} after 0:01:00"
     text = render_page(document)
     page = Page()
@@ -82,6 +82,21 @@ def test_soak_page_of_a_run_without_calls_says_what_was_not_measured() -> None:
     assert text.count("not measured") == 7
 
 
+def test_soak_page_escapes_what_the_server_says_and_shows_figures_that_it_lacks() -> None:
+    trigger = {
+        "name": "<i>name</i>",
+        "verdict": "OK",
+        "value": 2.0,
+        "warn_threshold": None,
+        "rollback_threshold": None,
+        "unit": "<script>alert(1)</script>",
+    }
+    text, page = render(Recorder(), ServerVerdict(Verdict.OK, "", (trigger,)))
+    assert "script" not in page.names
+    assert "i" not in page.names
+    assert "<td>2 &lt;script&gt;alert(1)&lt;/script&gt;</td><td>-</td><td></td>" in text
+
+
 def test_soak_reads_sums_of_prometheus_samples() -> None:
     text = (
         "# TYPE process_resident_memory_bytes gauge\n"
@@ -94,3 +109,6 @@ def test_soak_reads_sums_of_prometheus_samples() -> None:
     assert found == {"process_resident_memory_bytes": 1.5e8 + 50, "process_cpu_seconds_total": 12.5}
     with pytest.raises(ValueError, match="float"):
         sum_samples("process_cpu_seconds_total\n", ("process_cpu_seconds_total",))
+    for number in ("NaN", "+Inf"):
+        with pytest.raises(ValueError, match="finite"):
+            sum_samples(f"process_cpu_seconds_total {number}\n", ("process_cpu_seconds_total",))

@@ -20,6 +20,8 @@ _LONGEST_SLEEP_S = 0.2  # so that the end of a run is noticed
 _FRESH_S = 120.0
 """The life, in seconds, that an access token has to have left for a poll to go out with it."""
 _TRIES = 8
+_LATE_FIRST_MESSAGE_S = 5.0
+"""The time, in seconds, that a stream may lack its first message when the run ends: one that lacks it longer failed."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,9 @@ class Driver:
         except EventFailed:
             self._recorder.failure(operation, self.elapsed_s, "FAILED", is_server_fault=True)
             return False
+        except _NoMessage:
+            self._fail_unanswered(operation)
+            return False
         now_s = self.elapsed_s
         self._recorder.success(operation, now_s, now_s - due_s)
         return True
@@ -203,18 +208,25 @@ class Driver:
                 return user
         return None
 
+    def _fail_unanswered(self, operation: Operation) -> None:
+        self._recorder.failure(operation, self.elapsed_s, "NO_MESSAGE", is_server_fault=True)
+
     async def _stream(self, user: User, due_s: float) -> None:
         call = self._calls.open_stream(user)
+        is_open = False
         try:
-            async with asyncio.timeout(self._rule.stream_hold_s) as held:
-                opened = await self._measure(Operation.STREAM, due_s, lambda: self._first_message(call))
-                if not opened:
-                    return
-                held.reschedule(asyncio.get_running_loop().time() + self._rule.stream_hold_s)
+            is_open = await self._measure(Operation.STREAM, due_s, lambda: self._first_message(call))
+            if not is_open:
+                return
+            async with asyncio.timeout(self._rule.stream_hold_s):
                 async for message in call:
                     self._calls.read_stream_message(message)
         except TimeoutError:
             return
+        except asyncio.CancelledError:
+            if not is_open and self.elapsed_s - due_s >= _LATE_FIRST_MESSAGE_S:
+                self._fail_unanswered(Operation.STREAM)
+            raise
         except CallError as error:
             failure = describe_failure(error)
             cause = f"BROKEN {failure.code} {failure.reason}".strip()
@@ -223,5 +235,13 @@ class Driver:
             call.cancel()
 
     async def _first_message(self, call: AsyncIterable[Any]) -> None:
-        message = await anext(aiter(call))
+        try:
+            async with asyncio.timeout(self._rule.stream_hold_s):
+                message = await anext(aiter(call))
+        except (TimeoutError, StopAsyncIteration):
+            raise _NoMessage from None
         self._calls.read_stream_message(message)
+
+
+class _NoMessage(Exception):
+    """A stream ended, or was held for its time, before its first message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -44,14 +45,17 @@ def sum_samples(text: str, names: Sequence[str]) -> dict[str, float]:
     """Return the sums of the samples of these metrics in Prometheus' text format; one that is not there is absent.
 
     Raises:
-        ValueError: a sample has no number.
+        ValueError: a sample has no number, or one that is not finite.
     """
     found: dict[str, float] = {}
     for line in text.splitlines():
         name = line.partition(" ")[0].partition("{")[0]
         if name in names:
             value = line.rpartition("}")[2].split() if "{" in line else line.split()[1:]
-            found[name] = found.get(name, 0.0) + float(value[0] if value else "")
+            number = float(value[0] if value else "")
+            if not math.isfinite(number):
+                raise ValueError(f"{name}: {number} is not finite")
+            found[name] = found.get(name, 0.0) + number
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,16 @@ def _as_json(trigger: ops.SloTrigger) -> dict[str, Any]:
     return {
         "name": trigger.name,
         "verdict": _name(trigger.verdict),
-        "value": trigger.value,
-        "warn_threshold": trigger.warn_threshold,
-        "rollback_threshold": trigger.rollback_threshold,
+        "value": _finite(trigger.value),
+        "warn_threshold": _finite(trigger.warn_threshold),
+        "rollback_threshold": _finite(trigger.rollback_threshold),
         "unit": trigger.unit,
     }
+
+
+def _finite(number: float) -> float | None:
+    """Return a number, or None for an infinity or NaN: JSON has neither."""
+    return number if math.isfinite(number) else None
 
 
 def _name(verdict: ops.SloVerdict.ValueType) -> str:

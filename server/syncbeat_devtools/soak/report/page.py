@@ -64,14 +64,18 @@ def _triggers(document: Mapping[str, Any]) -> str:
         (
             f"<td class='{one['verdict'].lower()}'>{one['verdict']}</td>",
             f"<td>{escape(one['name'])}</td>",
-            f"<td>{figure(one['value'], one['unit'])}</td>",
-            f"<td>{figure(one['warn_threshold'], one['unit'])}</td>",
-            f"<td>{'' if one['rollback_threshold'] is None else figure(one['rollback_threshold'], one['unit'])}</td>",
+            f"<td>{_figure(one, 'value')}</td>",
+            f"<td>{_figure(one, 'warn_threshold')}</td>",
+            f"<td>{'' if one['rollback_threshold'] is None else _figure(one, 'rollback_threshold')}</td>",
         )
         for one in (*document["triggers"], *_of_server(document))
     ]
     heads = ("verdict", "figure", "value", "WARN above", "ROLLBACK above")
     return _table("What the verdict comes from", heads, rows, style="text")
+
+
+def _figure(trigger: Mapping[str, Any], name: str) -> str:
+    return escape(figure(trigger[name], trigger["unit"]))  # the server chooses the units of its own
 
 
 def _of_server(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -55,8 +55,10 @@ def milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
 
 
-def figure(value: float, unit: str) -> str:
+def figure(value: float | None, unit: str) -> str:
     """Return a figure with its unit, shares in percent."""
+    if value is None:
+        return "-"
     if unit == "s":
         return milliseconds(value) if value < 1 else f"{value:.1f} s"
     if unit == "ratio" and value <= 1:

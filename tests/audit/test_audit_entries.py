@@ -122,6 +122,31 @@ async def test_audit_retention_deletes_older_entries_in_batches(
     assert left == [("29 days",)], "30 days are kept whatever the login asks for"
 
 
+async def test_audit_retention_keeps_what_the_configuration_is_compared_with(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    async def told() -> list[tuple[str, str]]:
+        return sorted((entry.app_id, entry.action) for entry in await entries(database))
+
+    async def age_and_sweep() -> None:
+        await run_sql(
+            database_urls.admin_url, "UPDATE audit_entries SET occurred_at = occurred_at - interval '400 days'"
+        )
+        await Retention(database, old_rows(365), SystemClock()).sweep()
+
+    await record_configuration(database, {APP: "1", "shop": "1", "blog": "1"})
+    await record_configuration(database, {APP: "1", "shop": "2", "blog": "1"})
+    await write(database, "user:bob")
+    await age_and_sweep()
+    kept = [("blog", "APP_ADDED"), (APP, "APP_ADDED"), ("shop", "APP_CHANGED")]
+    assert await told() == kept, "the newest of each app, and nothing else"
+    await record_configuration(database, {APP: "1", "shop": "2", "blog": "1"})
+    assert await told() == kept, "a restart changes nothing"
+    await record_configuration(database, {APP: "2", "shop": "2"})
+    await age_and_sweep()
+    assert await told() == [("blog", "APP_REMOVED"), (APP, "APP_CHANGED"), ("shop", "APP_CHANGED")]
+
+
 async def test_audit_list_pages_newest_first_without_gaps(database: Database, clock: FakeClock) -> None:
     subjects = [user_subject(f"u{number}") for number in range(25)]
     for number, subject in enumerate(subjects):

@@ -142,6 +142,14 @@ async def test_refused_call_of_an_audited_rpc_writes_no_entry(server: Server) ->
     assert await listed(server) == before
 
 
+async def test_audit_of_a_session_that_is_revoked_again_has_one_entry(server: Server) -> None:
+    made = await server.backend(auth_service_pb2.CreateSessionRequest(user_id="ann"))
+    request = auth_service_pb2.RevokeSessionRequest(user_id="ann", session_id=made.session_id)
+    for _ in range(3):
+        await server.backend(request)
+    assert len(await listed(server, action=pb.AUDIT_ACTION_SESSION_REVOKED)) == 1
+
+
 async def test_audit_list_is_for_operators_and_bound_to_its_filters(server: Server) -> None:
     for number in range(5):
         await server.backend(directory_service_pb2.DisableUserRequest(user_id=f"u{number}"))

@@ -12,6 +12,7 @@ from syncbeat_server.app.app_configuration import AppConfiguration
 from syncbeat_server.app.tenants.configuration_audit import ConfigurationAudit, settings_digest
 from syncbeat_server.audit.model import AuditEntry, AuditFilter
 from syncbeat_server.audit.service import AuditService
+from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.fake_clock import FakeClock, wait_until
@@ -59,6 +60,19 @@ async def test_configuration_audit_names_what_changed_and_no_secret(database: Da
     finally:
         for task in running:
             task.cancel()
+
+
+def test_settings_digest_is_the_same_with_a_setting_at_its_default() -> None:
+    class LaterSettings(AppSettings):
+        """The settings of an app in a release that has one more."""
+
+        added: int = 7
+
+    given = {"jwt_issuer": "https://shop.example", "poll_floor_s": 9.0}
+    known = settings_digest(b"s", AppSettings.model_validate(given))
+    assert settings_digest(b"s", LaterSettings.model_validate(given)) == known
+    assert settings_digest(b"s", LaterSettings.model_validate({**given, "added": 7})) == known
+    assert settings_digest(b"s", LaterSettings.model_validate({**given, "added": 8})) != known
 
 
 def test_settings_digest_differs_with_each_secret(tmp_path: Path) -> None:

@@ -201,6 +201,16 @@ async def test_revoked_session_issues_nothing(sessions: SessionFeature, other: S
     assert other.told == [("default", "ann")] * 2
 
 
+async def test_session_revoked_again_is_recorded_once(sessions: SessionFeature, other: SessionFeature) -> None:
+    tokens = await sessions.create()
+    both = (sessions, other)
+    revoking = [one.service.revoke("default", "ann", tokens.session_id, by_user=True) for one in both * 5]
+    await asyncio.gather(*revoking)
+    async with sessions.database.connection() as conn:
+        assert await conn.fetchval("SELECT count(*) FROM audit_entries WHERE action = 'SESSION_REVOKED'") == 1
+    assert len(other.told) == 5
+
+
 async def test_revoke_session_of_another_user_is_refused(sessions: SessionFeature) -> None:
     tokens = await sessions.create()
     for user_id, session_id in (("bob", tokens.session_id), ("ann", "no such session"), ("", tokens.session_id)):

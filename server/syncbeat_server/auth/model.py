@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, NamedTuple
 
 from syncbeat_server.defaults import JWT_LEEWAY_S
@@ -190,6 +190,13 @@ class SessionState:
     revoked: bool
     blocked: bool
     user_generation: int
+
+
+class Revocation(Enum):
+    """Tells whether a call revoked a session, or found it revoked."""
+
+    NOW = 1
+    BEFORE = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ async def _lock_ahead(conn: Connection, app_id: str, effects: Effects) -> None:
     names = {one.scope for one in effects.members} | {change.scope for change in effects.changes}
     if len(effects.users) > 1 or (effects.users and names):
         await user_access.lock(conn, app_id, [one.user_id for one in effects.users])
-    if effects.users or len(effects.members) > 1:
+    if effects.users or effects.members:
         await lock_existing(conn, app_id, names)
     if len(effects.members) > 1:
         for name in sorted({one.scope for one in effects.members if one.add}):

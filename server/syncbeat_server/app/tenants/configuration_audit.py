@@ -59,8 +59,12 @@ class ConfigurationAudit:
 
 
 def settings_digest(secret: bytes, app: AppSettings) -> str:
-    """Return what changes when a setting of an app does, and tells nothing of the setting to who lacks `secret`."""
-    text = orjson.dumps(app.model_dump(), default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    """Return what changes when a setting of an app does, and tells nothing of the setting to who lacks `secret`.
+
+    Settings at their defaults do not count, so that a release that adds a setting changes no app.
+    """
+    given = app.model_dump(exclude_defaults=True)
+    text = orjson.dumps(given, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
     return hmac.digest(secret, b"settings\0" + text, "sha256").hex()[:_DIGEST_HEX]
 
 

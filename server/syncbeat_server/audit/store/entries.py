@@ -84,7 +84,10 @@ async def seen_apps(conn: Connection) -> dict[str, SeenApp]:
 
 
 async def delete_old(conn: Connection, keep_days: int, limit: int, since: datetime | None) -> DeletedBatch:
-    """Delete up to `limit` entries that are older than `keep_days`, by the owner's function; none below 30 days."""
+    """Delete up to `limit` entries that are older than `keep_days`, by the owner's function; none below 30 days.
+
+    The newest about each app's configuration stays: `seen_apps` returns it.
+    """
     (row,) = await conn.fetch(
         "SELECT gone, found, last FROM syncbeat_delete_old_audit($1, $2, $3)",
         timedelta(days=keep_days),

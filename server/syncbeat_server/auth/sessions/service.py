@@ -13,7 +13,7 @@ import orjson
 
 from syncbeat_server.audit.model import AuditAction, user_subject
 from syncbeat_server.audit.record import record
-from syncbeat_server.auth.model import Session, SessionTimes, SessionTokens
+from syncbeat_server.auth.model import Revocation, Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim
 from syncbeat_server.auth.sessions.rotation_and_reuse import Rotation, SessionRule, decide_rotation
@@ -140,20 +140,20 @@ class SessionService:
         return await asyncio.shield(task)
 
     async def revoke(self, app_id: str, user_id: str, session_id: str, *, by_user: bool) -> None:
-        """End a session.
+        """End a session, and record it; one that was revoked before is not recorded again.
 
         Raises:
             AccessDenied: a user names a session that is not its own.
             NotFound: a service names a session that does not exist.
         """
         async with self._database.transaction(RowOwner(app_id, user_id) if by_user else None) as conn:
-            found = await sessions_store.revoke_session(conn, app_id, session_id, user_id, "REVOKED")
-            if found:
+            revoked = await sessions_store.revoke_session(conn, app_id, session_id, user_id, "REVOKED")
+            if revoked is Revocation.NOW:
                 if by_user:
                     await leave_user_role(conn)  # a user writes no entries
                 subject = user_subject(user_id)
                 await record(conn, app_id, AuditAction.SESSION_REVOKED, subject, session_id=session_id)
-        if not found:
+        if revoked is None:
             raise AccessDenied("not a session of this user") if by_user else NotFound("there is no such session")
         self._notify(app_id, user_id)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from syncbeat_server.auth.model import Session, SessionState, SessionTimes
+from syncbeat_server.auth.model import Revocation, Session, SessionState, SessionTimes
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 
@@ -106,19 +106,28 @@ async def confirm_counters(conn: Connection, counters: Sequence[tuple[str, str, 
     )
 
 
-async def revoke_session(conn: Connection, app_id: str, session_id: str, user_id: str, reason: str) -> bool:
-    """End a user's session, unless it has ended. Returns False if there is no such session."""
-    row = await conn.fetchrow(
-        """UPDATE sessions SET revoked_at = coalesce(revoked_at, syncbeat_now()),
-                               revoke_reason = CASE WHEN revoked_at IS NULL THEN $4 ELSE revoke_reason END
-           WHERE app_id = $1 AND session_id = $2 AND user_id = $3
-           RETURNING 1 AS found""",
+async def revoke_session(
+    conn: Connection, app_id: str, session_id: str, user_id: str, reason: str
+) -> Revocation | None:
+    """Revoke a user's session, unless it was revoked before. Returns None if there is no such session."""
+    ended = await conn.fetchrow(
+        """UPDATE sessions SET revoked_at = syncbeat_now(), revoke_reason = $4
+           WHERE app_id = $1 AND session_id = $2 AND user_id = $3 AND revoked_at IS NULL
+           RETURNING 1 AS ended""",
         app_id,
         session_id,
         user_id,
         reason,
     )
-    return row is not None
+    if ended is not None:
+        return Revocation.NOW
+    found = await conn.fetchrow(
+        "SELECT 1 AS found FROM sessions WHERE app_id = $1 AND session_id = $2 AND user_id = $3",
+        app_id,
+        session_id,
+        user_id,
+    )
+    return None if found is None else Revocation.BEFORE
 
 
 async def revoke_sessions(conn: Connection, app_id: str, user_id: str, reason: str, keep: int = 0) -> int:

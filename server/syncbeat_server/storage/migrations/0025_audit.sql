@@ -2,7 +2,7 @@
 --
 -- Append-only for the service's login. It inserts and reads, and chooses neither the time nor the id of an entry; nothing lets
 -- it change one. Old entries are deleted by a function of the owner, which keeps those of the last 30 days whatever it is
--- asked for. Users see nothing of it.
+-- asked for, and the newest about each app's configuration. Users see nothing of it.
 
 CREATE TABLE audit_entries (
     -- Empty: of all apps.
@@ -36,12 +36,17 @@ CREATE POLICY owner ON audit_entries
 GRANT SELECT, INSERT (app_id, action, actor, address, subject, request_id, details) ON audit_entries TO syncbeat_service;
 
 -- Deletes up to `most` entries that are older than `keep`, from the time `since` on; as storage/retention.py does of other tables.
+-- The newest of each app's configuration stays: what is configured now is compared with it.
 CREATE FUNCTION syncbeat_delete_old_audit(keep interval, most integer, since timestamptz)
 RETURNS TABLE (gone bigint, found bigint, last timestamptz) LANGUAGE sql SECURITY DEFINER AS $$
     WITH old AS MATERIALIZED (
         SELECT e.app_id, e.entry_id, e.occurred_at FROM audit_entries e
         WHERE e.occurred_at >= since AND e.occurred_at < syncbeat_now() - greatest(keep, interval '30 days')
-        ORDER BY e.occurred_at LIMIT least(most, 1000) FOR UPDATE SKIP LOCKED),
+          AND (e.action NOT IN ('APP_ADDED', 'APP_CHANGED', 'APP_REMOVED') OR EXISTS (
+              SELECT FROM audit_entries newer
+              WHERE newer.app_id = e.app_id AND newer.action IN ('APP_ADDED', 'APP_CHANGED', 'APP_REMOVED')
+                AND (newer.occurred_at, newer.entry_id) > (e.occurred_at, e.entry_id)))
+        ORDER BY e.occurred_at LIMIT least(most, 1000) FOR UPDATE OF e SKIP LOCKED),
     deleted AS (
         DELETE FROM audit_entries e USING old WHERE (e.app_id, e.entry_id) = (old.app_id, old.entry_id) RETURNING 1)
     SELECT (SELECT count(*) FROM deleted), count(*), max(old.occurred_at) FROM old

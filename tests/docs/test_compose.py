@@ -33,6 +33,16 @@ def test_compose_takes_every_setting_from_the_env_file() -> None:
     assert set(re.findall(r"SYNCBEAT_(\w+): \S", part("syncbeat"))) == {"DATABASE_URL", "REDIS_URL", "OPS_LISTEN"}
 
 
+def test_compose_takes_the_variables_of_traces_from_the_env_file() -> None:
+    rows = re.findall(
+        r"^\| (`OTEL_.*?) \|(.*)", (ROOT / "docs/observability.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    named = {name for row in rows for name in re.findall(r"`(OTEL_\w+)", "".join(row))}
+    shortened = {f"OTEL_EXPORTER_OTLP{end}" for names, _ in rows for end in re.findall(r"`(_[A-Z]+)`", names)}
+    assert len(rows) > 5
+    assert named | shortened <= set(re.findall(r"^  (OTEL_\w+):$", part("x-settings"), re.MULTILINE))
+
+
 def test_compose_demands_the_passwords_alone() -> None:
     assert set(re.findall(r"\$\{(\w+)", COMPOSE)) == {"POSTGRES_PASSWORD", "OWNER_PASSWORD", "APP_PASSWORD"}
     assert "POSTGRES_PASSWORD" not in part("syncbeat") + part("migrate")

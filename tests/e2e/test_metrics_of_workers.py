@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,18 +48,22 @@ async def call(address: str, token: str, count: int) -> None:
             await stub.RegisterDevice(request, metadata=(("authorization", f"Bearer {token}"),))
 
 
-async def test_each_worker_answers_for_all(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
-    identity, port, ops = Identity.new(), free_port(), free_port()
-    settings = {
+def settings_of(identity: Identity, stores: tuple[str, str], port: int, ops: int) -> dict[str, str]:
+    return {
         **identity.settings(),
-        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
-        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_DATABASE_URL": stores[0],
+        "SYNCBEAT_REDIS_URL": stores[1],
         "SYNCBEAT_LISTEN": f"127.0.0.1:{port}",
         "SYNCBEAT_OPS_LISTEN": f"127.0.0.1:{ops}",
         "SYNCBEAT_ROLE": "rpc",
         "SYNCBEAT_WORKERS": "2",
     }
-    process = await start_process(["serve"], settings, tmp_path / "log", ready_s=90)
+
+
+async def test_each_worker_answers_for_all(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:
+    identity, port, ops = Identity.new(), free_port(), free_port()
+    stores = database_urls.app_url, redis_url
+    process = await start_process(["serve"], settings_of(identity, stores, port, ops), tmp_path / "log", ready_s=90)
     try:
 
         async def both_serve() -> bool:
@@ -84,5 +89,23 @@ async def test_each_worker_answers_for_all(database_urls: DatabaseUrls, redis_ur
 
         await wait_until(replaced, timeout_s=60)
         assert (await scraped(ops))[REGISTERED] == 20.0
+    finally:
+        await process.stop()
+
+
+async def test_workers_meet_in_the_folder_that_the_env_file_names(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("SYNCBEAT_METRICS_DIR=met\n")  # below the folder that the processes run in
+    (tmp_path / "met").mkdir(mode=0o700)
+    stores = database_urls.app_url, redis_url
+    settings = settings_of(Identity.new(), stores, free_port(), free_port())
+    process = await start_process(["serve"], settings, tmp_path / "log", ready_s=90)
+    try:
+
+        async def both_meet() -> bool:
+            return sum(name.endswith(".sock") for name in os.listdir(tmp_path / "met")) == 2
+
+        await wait_until(both_meet)
     finally:
         await process.stop()

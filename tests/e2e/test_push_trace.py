@@ -68,6 +68,7 @@ async def test_push_is_followed_over_two_processes(
             "SYNCBEAT_WEBHOOK_URL": f"http://{relay_address}/push",
             "SYNCBEAT_WEBHOOK_PRIVATE": "true",
             "SYNCBEAT_DELIVERY_POLL_S": "0.1",
+            "SYNCBEAT_TRACE_CALLERS": "true",
         }
         started = []
         for role in ("rpc", "worker"):

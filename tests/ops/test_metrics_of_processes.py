@@ -11,9 +11,11 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from syncbeat_server.ops.group_metrics.process_exchange import ProcessExchange
-from syncbeat_server.ops.group_metrics.snapshot import Collected, decode, encode, merge
+from syncbeat_server.ops.group_metrics.snapshot import MOST_OCTETS, Collected, decode, encode, merge
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
 from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active
@@ -35,6 +37,20 @@ def counted(calls: float, streams: float = 0.0, ready: float = 1.0) -> Collector
     Gauge("syncbeat_ready", "x", registry=registry).set(ready)
     Histogram("seconds", "x", buckets=(1.0,), registry=registry).observe(calls)
     return registry
+
+
+class Grown(Collector):
+    """Metrics that a process has only later."""
+
+    def __init__(self, count: float) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily("grown", "x", self._count)
+
+
+def documents(folder: Path) -> list[Path]:
+    return list(folder.glob("*.json"))
 
 
 def values(source: Collected) -> dict[str, float]:
@@ -122,3 +138,53 @@ async def test_documents_of_a_crash_loop_are_bounded(folder: Path) -> None:
     async with own.offered():
         assert values(await own.merged())["syncbeat_metrics_processes,state=ended"] == 64
     assert len(os.listdir(folder)) == 65
+
+
+async def test_live_processes_are_no_part_of_that_bound(folder: Path) -> None:
+    exchanges = [ProcessExchange(folder, counted(1)) for _ in range(70)]
+    async with AsyncExitStack() as stack:
+        for one in exchanges:
+            await stack.enter_async_context(one.offered())
+        for _ in range(2):
+            merged = values(await exchanges[0].merged())
+            assert merged["calls_total,of=a"] == 70
+        assert len(documents(folder)) == 70
+
+
+async def test_process_that_crashes_counts_by_what_it_told(folder: Path) -> None:
+    registry = counted(1)
+    crashes, other = ProcessExchange(folder, registry), ProcessExchange(folder, counted(2))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(other.offered())
+        async with crashes.offered():
+            assert values(await other.merged())["calls_total,of=a"] == 3
+            registry.register(Grown(10))
+            told = values(await crashes.merged())["grown_total"]
+            (mark,) = [path for path in documents(folder) if b"grown" in path.read_bytes()]
+            kept = mark.read_bytes()
+        mark.write_bytes(kept)  # as it was when it told: a crash writes nothing more
+        assert values(await other.merged())["grown_total"] == told == 10
+
+
+async def test_only_regular_files_are_read(folder: Path) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.write_bytes(encode(counted(5)))
+    os.mkfifo(folder / "1-fifo.json")
+    (folder / "1-link.json").symlink_to(elsewhere)
+    (folder / "1-folder.json").mkdir()
+    with (folder / "1-large.json").open("wb") as file:
+        file.truncate(MOST_OCTETS + 1)
+    own = ProcessExchange(folder, counted(1))
+    async with own.offered(), asyncio.timeout(10):
+        assert values(await own.merged())["calls_total,of=a"] == 1
+
+
+async def test_document_that_cannot_be_kept_leaves_nothing(folder: Path) -> None:
+    own = ProcessExchange(folder, counted(1))
+    async with own.offered():
+        await own.merged()
+        (kept,) = documents(folder)
+        kept.unlink()
+        kept.mkdir()
+        assert values(await own.merged())["calls_total,of=a"] == 1
+        assert {name.rpartition(".")[2] for name in os.listdir(folder)} == {"json", "sock"}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
+from syncbeat_server.app.operations.tracing import running_tracer
+from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.ops.shutdown_budget import ShutdownBudget
 from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active, current_traceparent, recorded_span, trace_headers
 from syncbeat_server.ops.tracing.trace_context import parse_traceparent
@@ -75,6 +79,27 @@ async def test_spans_above_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch
     for _ in range(100):
         tracer.start("a call", SpanKind.SERVER, {}).end()
     assert 100 - 2 * 8 <= dropped.counts["queue_full"] < 100
+
+
+async def test_stop_is_not_held_up_by_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = asyncio.Event()
+
+    async def say_nothing(_reader: object, writer: asyncio.StreamWriter) -> None:
+        await hangs.wait()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    for name, text in Collector(f"http://{host}:{port}").variables().items():
+        monkeypatch.setenv(name, text)
+    try:
+        async with asyncio.timeout(8):  # below both the exporter's timeout of 10 s and the drain
+            async with running_tracer(Metrics(), ShutdownBudget(20.0)) as tracer:
+                assert tracer is not None
+                tracer.start("a call", SpanKind.SERVER, {}).end()
+    finally:
+        hangs.set()
+        server.close()
 
 
 @pytest.mark.parametrize(("sampler", "link", "recorded"), [(ALWAYS_OFF, SAMPLED, True), (ALWAYS_ON, LEFT_OUT, False)])

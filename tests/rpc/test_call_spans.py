@@ -31,7 +31,7 @@ async def traced(
 ) -> AsyncIterator[Server]:
     for name, text in collector.variables().items():
         monkeypatch.setenv(name, text)
-    async with running_server(database_urls, redis_url) as server:
+    async with running_server(database_urls, redis_url, TRACE_CALLERS="true") as server:
         yield server
 
 
@@ -75,6 +75,18 @@ async def test_malformed_trace_context_is_ignored(traced: Server, collector: Col
     )
     (span,) = await spans(collector, "syncbeat.v1.DirectoryService/RegisterDevice")
     assert (span.ids[0] != TRACE, span.parent) == (True, "")
+
+
+async def test_trace_context_of_callers_is_ignored_by_default(
+    database_urls: DatabaseUrls, redis_url: str, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in collector.variables().items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
+    async with running_server(database_urls, redis_url) as server:
+        with pytest.raises(grpc.aio.AioRpcError):  # it is sampled by what it says, and nobody knows who it is
+            await below(server.bearer("wrong"), f"00-{TRACE}-{SPAN}-01")(sync_service_pb2.GetHintRequest())
+    assert not collector.spans, "a server that stops exports what it has"
 
 
 async def test_statements_are_below_their_call(traced: Server, collector: Collector) -> None:

@@ -239,6 +239,23 @@ async def test_deadlocks_are_counted_once_by_all_processes(
     assert figure(await two.report(), "deadlocks") == (1.0, Verdict.WARN)
 
 
+async def test_deadlocks_are_read_under_the_lock_of_their_mark(
+    database: Database, database_urls: DatabaseUrls, clock: FakeClock
+) -> None:
+    process = Process(database, clock)
+    await process.counter.write()
+    async with database.transaction() as conn:
+        assert not await slo_counts.has_new_deadlocks(conn)  # which reads the count, as the first statement may
+        await deadlock(database_urls)
+
+        async def counted() -> bool:
+            async with database.connection() as other:
+                return await slo_counts.has_new_deadlocks(other)
+
+        await wait_until(counted)
+        assert await slo_counts.take_deadlocks(conn) == 1.0
+
+
 async def deadlock(urls: DatabaseUrls) -> None:
     """Let two sessions wait for each other until PostgreSQL ends one."""
     first, second = await asyncpg.connect(urls.admin_url), await asyncpg.connect(urls.admin_url)
@@ -261,6 +278,8 @@ async def deadlock(urls: DatabaseUrls) -> None:
 async def test_figures_from_outside_count_until_they_are_old(database: Database, clock: FakeClock) -> None:
     process = Process(database, clock)
     assert "complaints" not in {one.name for one in (await process.report()).triggers}
+    for number in range(20):  # of rules that there were once
+        await put_figure(database, (FigureRule(f"a{number}", 5.0, 20.0),), f"a{number}", 1.0)
     await put_figure(database, (COMPLAINTS,), "complaints", 21.0)
     assert figure(await process.report(), "complaints") == (21.0, Verdict.ROLLBACK)
     await put_figure(database, (COMPLAINTS,), "complaints", 6.0)
@@ -270,7 +289,7 @@ async def test_figures_from_outside_count_until_they_are_old(database: Database,
     assert (await process.report()).verdict is Verdict.OK
     await clock.advance(31 * 86_400.0)
     async with database.transaction() as conn:
-        assert (await slo_figures.delete_old(conn, 10, None)).gone == 1
+        assert (await slo_figures.delete_old(conn, 30, None)).gone == 21
 
 
 @pytest.mark.parametrize(("name", "value"), [("tickets", 1.0), ("complaints", float("nan")), ("", 1.0)])

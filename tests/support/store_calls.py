@@ -297,7 +297,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     slo_counts.take_deadlocks: slo_counts.take_deadlocks,
     slo_counts.delete_old: lambda c: slo_counts.delete_old(c, 10, None),
     slo_figures.put: lambda c: slo_figures.put(c, "complaints", 1.0),
-    slo_figures.read: lambda c: slo_figures.read(c, 60.0, 10),
+    slo_figures.read: lambda c: slo_figures.read(c, 60.0, ["complaints"]),
     slo_figures.delete_old: lambda c: slo_figures.delete_old(c, 10, None),
     fanout.insert_jobs: lambda c: fanout.insert_jobs(c, [NOTIFICATION], [1]),
     fanout.lock_next_pages: lambda c: fanout.lock_next_pages(c, ["default"]),

@@ -104,7 +104,8 @@ async def _serving(
     pipeline = HandlerPipeline(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
     )
-    pipeline.limits, pipeline.tracer = limits.calls, process.tracer
+    pipeline.limits = limits.calls
+    pipeline.tracer, pipeline.trace_callers = process.tracer, settings.trace_callers
     process.status.own.streams = lambda: (pipeline.response_streams.open, pipeline.response_streams.sent)
     process.metrics.rpc.open_streams.set_function(lambda: len(hub))
     push = await _push_service(process, notifier)

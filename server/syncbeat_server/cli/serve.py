@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -61,11 +62,14 @@ def _serve_copies(settings: Settings, stores: Stores, role: Role, embedded: Embe
     }
     if embedded is not None:  # those of other stores the copies read themselves, and follow their files
         overrides |= {f"{PREFIX}DATABASE_URL": stores.database_url, f"{PREFIX}REDIS_URL": stores.redis_url}
-    # A setting may not be given both by NAME and by NAME_FILE.
-    inherited = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in overrides}
     command = [sys.executable, "-m", "syncbeat_server.cli", "serve"]
-    with tempfile.TemporaryDirectory(prefix="syncbeat-") as own_folder:  # that only this user can enter
-        environment = {f"{PREFIX}METRICS_DIR": own_folder} | inherited | overrides
+    with contextlib.ExitStack() as stack:
+        if settings.metrics_dir is None:
+            own_folder = tempfile.TemporaryDirectory(prefix="syncbeat-")  # that only this user can enter
+            overrides[f"{PREFIX}METRICS_DIR"] = stack.enter_context(own_folder)
+        # A setting may not be given both by NAME and by NAME_FILE.
+        inherited = {name: text for name, text in os.environ.items() if name.removesuffix("_FILE") not in overrides}
+        environment = inherited | overrides
         run_until_stopped(
             lambda stop: run_copies(command, environment, settings.workers, stop), embedded, settings.drain_s
         )

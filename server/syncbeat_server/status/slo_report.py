@@ -101,8 +101,8 @@ class SloReporter:
             async with self._database.connection() as conn:
                 sums = await slo_counts.sums(conn, windows)
                 since_s = await slo_counts.counted_since_s(conn, windows[-1].width_s)
-                max_age_s = self._rule.figure_age_s
-                figures = await slo_figures.read(conn, max_age_s, MOST_FIGURES) if with_figures else []
+                names = [one.name for one in self._rule.figures] if with_figures else []
+                figures = await slo_figures.read(conn, self._rule.figure_age_s, names) if names else []
             own = self._own(windows)
         both = [total(theirs, mine) for theirs, mine in zip(sums, own.sums, strict=True)]
         return _Found(both, max(since_s, own.since_s), figures)

@@ -18,6 +18,7 @@ from syncbeat_server.ops.tracing.variables import exports_traces, trace_faults
 _log = logging.getLogger(__name__)
 
 _EXPORT_S = 0.3  # of the second and a half that is left after draining
+_MOST_EXPORT_S = 1.0  # whatever is left of draining: a collector that is away delays no stop by more
 
 
 def require_trace_variables(environment: Mapping[str, str] | None = None) -> None:
@@ -29,7 +30,7 @@ def require_trace_variables(environment: Mapping[str, str] | None = None) -> Non
 
 @asynccontextmanager
 async def running_tracer(metrics: Metrics, shutdown: ShutdownBudget) -> AsyncIterator[Tracer | None]:
-    """Yield what starts spans, None if no endpoint is set; at the end export what is queued, within the budget.
+    """Yield what starts spans, None if no endpoint is set; at the end export what is queued, within a second.
 
     Raises:
         ConfigurationError: a variable cannot be used.
@@ -47,5 +48,8 @@ async def running_tracer(metrics: Metrics, shutdown: ShutdownBudget) -> AsyncIte
     try:
         yield tracer
     finally:
-        if not await shutdown.wait_for(asyncio.wrap_future(tracer.close()), _EXPORT_S):
+        closing = asyncio.wrap_future(tracer.close())
+        await asyncio.wait([closing], timeout=min(shutdown.remaining_s() + _EXPORT_S, _MOST_EXPORT_S))
+        if not closing.done():
+            closing.cancel()
             _log.warning("spans not exported in time")

@@ -1,17 +1,20 @@
 """Lets any process of a group answer with the metrics of all: each offers its own on a socket in a private folder.
 
-Nothing is written until metrics are asked for. Who is asked reads the others within `_ASK_S`, and keeps each document
-in the folder, by which a process that has ended, or does not answer, still counts: its counters never go back. What
-it counted after it was last read is lost with it.
+Nothing is written until metrics are asked for. Who is asked reads the others within `_ASK_S`. Each process keeps in the
+folder what it last told, before it tells it: by that it still counts when it has ended, or does not answer, and its
+counters never go back. What it counted after that is lost with it. Only the process itself writes its document, so that
+none is replaced by an older one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+import stat
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from syncbeat_server.ops.group_metrics.snapshot import MOST_OCTETS, Collected, M
 _log = logging.getLogger(__name__)
 
 _ASK_S = 0.5
-_MOST_ENDED = 64
+_MOST_ENDED = 64  # whose documents are kept
 _SOCKET, _KEPT = ".sock", ".json"
 
 
@@ -44,8 +47,8 @@ class ProcessExchange:
             yield
         finally:
             server.close()
+            self._told([*self._own.collect()])
             with suppress(OSError):
-                _keep(self._folder / f"{self._name}{_KEPT}", encode(self._own))
                 path.unlink()
 
     async def merged(self) -> Merged:
@@ -54,23 +57,31 @@ class ProcessExchange:
         documents = await asyncio.gather(*(self._ask(name) for name in names))
         answered = {name: document for name, document in zip(names, documents, strict=True) if document}
         late = {name for name in set(names) - answered.keys() if (self._folder / f"{name}{_SOCKET}").exists()}
-        metrics: list[Sequence[Metric]] = [[*self._own.collect()]]
+        own = [*self._own.collect()]
+        self._told(own)
+        metrics: list[Sequence[Metric]] = [own]
         for name, document in answered.items():
             metrics += self._read(name, document, ended=False)
+        ended = self._ended(answered.keys() | late | {self._name})
+        for name in [*ended, *late]:
             with suppress(OSError):
-                _keep(self._folder / f"{name}{_KEPT}", document)
-        ended = self._kept() - answered.keys() - {self._name}
-        for name in ended:
-            with suppress(OSError):
-                metrics += self._read(name, (self._folder / f"{name}{_KEPT}").read_bytes(), ended=name not in late)
-        counts = {"answered": len(answered) + 1, "late": len(late), "ended": len(ended - late)}
+                document = _read_kept(self._folder / f"{name}{_KEPT}")
+                metrics += self._read(name, document, ended=name not in late)
+        counts = {"answered": len(answered) + 1, "late": len(late), "ended": len(ended)}
         return merge([*metrics, [processes_metric(counts)]])
 
     async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            writer.write(encode(self._own))
+            writer.write(self._told([*self._own.collect()]))
             writer.close()
             await writer.wait_closed()
+
+    def _told(self, own: Sequence[Metric]) -> bytes:
+        """Return the document of this process, which is kept too, unless the folder takes none."""
+        document = encode(Merged(own))
+        with suppress(OSError):
+            _keep(self._folder / f"{self._name}{_KEPT}", document)
+        return document
 
     async def _ask(self, name: str) -> bytes:
         """Return the document of a process, empty if it is late or has ended; forgets the socket of one that has."""
@@ -93,12 +104,14 @@ class ProcessExchange:
             pass
         return b""
 
-    def _kept(self) -> set[str]:
-        """Return whose documents are kept. The oldest of many are forgotten, so that a crash loop is bounded."""
-        paths = sorted(self._folder.glob(f"*{_KEPT}"), key=_age, reverse=True)
-        for path in paths[_MOST_ENDED:]:
-            path.unlink(missing_ok=True)
-        return {path.stem for path in paths[:_MOST_ENDED]}
+    def _ended(self, live: Set[str]) -> list[str]:
+        """Return who has ended, by their documents. The oldest of many are forgotten: a crash loop is bounded."""
+        kept = [path for path in self._folder.glob(f"*{_KEPT}") if path.stem not in live]
+        kept.sort(key=_age, reverse=True)
+        for path in kept[_MOST_ENDED:]:
+            with suppress(OSError):
+                path.unlink()
+        return [path.stem for path in kept[:_MOST_ENDED]]
 
     def _read(self, name: str, document: bytes, *, ended: bool) -> list[list[Metric]]:
         try:
@@ -120,12 +133,30 @@ def processes_metric(counts: Mapping[str, int]) -> Metric:
 def _keep(path: Path, document: bytes) -> None:
     """Write a document in place of the one before, at once."""
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    beside.write_bytes(document)
-    beside.replace(path)
+    try:
+        beside.write_bytes(document)
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _read_kept(path: Path) -> bytes:
+    """Return a kept document. Raises OSError: it cannot be read, is no regular file, or is too large."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)  # a FIFO is not waited for
+    try:
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_OCTETS:
+            raise OSError(errno.EINVAL, "no document of metrics")
+        with open(number, "rb", closefd=False) as file:
+            return file.read(MOST_OCTETS)
+    finally:
+        os.close(number)
 
 
 def _age(path: Path) -> float:
     try:
-        return path.stat().st_mtime
+        return path.lstat().st_mtime
     except OSError:
         return 0.0

@@ -304,6 +304,11 @@ class Settings(AppSettings, SessionSettings, SloSettings):
         default=20.0, ge=0.5, le=300.0, description="Seconds that calls and attempts under way have to end at a stop."
     )
     reflection: bool = Field(default=False, description="Serve gRPC reflection.")
+    trace_callers: bool = Field(
+        default=False,
+        description="Take the trace context that callers send as the parent of their spans. Callers decide then what "
+        "is sampled, before anyone knows who they are.",
+    )
     revision: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._+-]{0,64}$",

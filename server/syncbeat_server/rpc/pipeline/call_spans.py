@@ -32,13 +32,18 @@ _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "IN
 """The codes that are errors of a server's span; of the others the caller is the cause."""
 
 
-def traced(serve: Handler[Answer], tracer: Tracer, method: MethodDescriptor) -> Handler[Answer]:
-    """Return the handler with a span around each call, below the caller's if it brought a trace context."""
+def traced(serve: Handler[Answer], tracer: Tracer, method: MethodDescriptor, *, below_callers: bool) -> Handler[Answer]:
+    """Return the handler with a span around each call.
+
+    `below_callers` puts it below the span whose trace context the caller sent, if it did. The sampler then goes by
+    what an unauthenticated caller says, so that each call of a flood may be recorded.
+    """
     name = f"{method.containing_service.full_name}/{method.name}"
     attributes = {"rpc.system.name": "grpc", "rpc.method": name}
 
     async def serve_traced(requests: object, context: Context) -> Answer:
-        span = tracer.start(name, SpanKind.SERVER, attributes, parent=from_metadata(metadata_of(context)))
+        parent = from_metadata(metadata_of(context)) if below_callers else None
+        span = tracer.start(name, SpanKind.SERVER, attributes, parent=parent)
         current_span.set(span)  # its task is the call's own
         code = "OK"
         try:

@@ -88,6 +88,8 @@ class HandlerPipeline:
         """The limits of apps, which handlers made from then on hold their calls against; None: there are none."""
         self.tracer: Tracer | None = None
         """What starts the spans of calls, for handlers made from then on; None: they are exported nowhere."""
+        self.trace_callers = False
+        """True: these spans are below the trace contexts that callers send."""
         self.observer = observer
         self.batcher = RequestBatcher()
         self.requests = RequestReader()
@@ -118,7 +120,9 @@ class HandlerPipeline:
         return grpc.stream_unary_rpc_method_handler(self._traced(method, serve))
 
     def _traced(self, method: MethodDescriptor, serve: Handler[Answer]) -> Handler[Answer]:
-        return serve if self.tracer is None else traced(serve, self.tracer, method)
+        if self.tracer is None:
+            return serve
+        return traced(serve, self.tracer, method, below_callers=self.trace_callers)
 
     def _checks(self, method: MethodDescriptor, policy: AccessPolicy) -> RequestChecks:
         kind = AuditedRequestChecks if method.name in AUDITED else RequestChecks

@@ -83,13 +83,16 @@ async def take_deadlocks(conn: Connection) -> float:
     """Return by how many deadlocks PostgreSQL's count grew since some process last took them, in a transaction.
 
     That count begins anew when PostgreSQL crashes. It is read under the lock of its mark, so that it never seems to
-    have fallen because another process was quicker. The first time there is nothing to compare it with.
+    have fallen because another process was quicker, and anew: a transaction that read it keeps what it read first
+    (https://www.postgresql.org/docs/current/monitoring-stats.html#MONITORING-STATS-VIEWS). The first time there is
+    nothing to compare it with.
     """
     await conn.execute(
         f"INSERT INTO slo_marks (name, value) VALUES ($1, {_DEADLOCKS}) ON CONFLICT DO NOTHING",  # noqa: S608  # a constant
         Series.DEADLOCKS,
     )
     known = await conn.fetchval("SELECT value FROM slo_marks WHERE name = $1 FOR UPDATE", Series.DEADLOCKS)
+    await conn.execute("SELECT pg_stat_clear_snapshot()")
     now = float(await conn.fetchval(f"SELECT {_DEADLOCKS}"))
     await conn.execute("UPDATE slo_marks SET value = $2 WHERE name = $1", Series.DEADLOCKS, now)
     return now - float(known or 0.0) if now >= (known or 0.0) else now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from syncbeat_server.status.model import Figure
@@ -21,13 +22,13 @@ async def put(conn: Connection, name: str, value: float) -> None:
     )
 
 
-async def read(conn: Connection, max_age_s: float, limit: int) -> list[Figure]:
-    """Return the figures that were entered within so many seconds, by name; `limit` at most."""
+async def read(conn: Connection, max_age_s: float, names: Sequence[str]) -> list[Figure]:
+    """Return the figures of these names that were entered within so many seconds, by name."""
     rows = await conn.fetch(
-        """SELECT name, value, put_at FROM slo_figures WHERE put_at > syncbeat_now() - make_interval(secs => $1)
-           ORDER BY name LIMIT $2""",
+        """SELECT name, value, put_at FROM slo_figures
+           WHERE name = ANY($2::text[]) AND put_at > syncbeat_now() - make_interval(secs => $1) ORDER BY name""",
         max_age_s,
-        limit,
+        names,
     )
     return [Figure(row["name"], row["value"], row["put_at"]) for row in rows]
 

@@ -151,8 +151,10 @@ async def test_event_ingest_over_lost_connections_loses_and_doubles_nothing(serv
     assert len((await server.rows())["events"]) == 120
 
 
-@pytest.mark.parametrize(("held", "longest_s"), [("event_order_heads", 1.0), ("scopes", 3.0)])
-async def test_event_whose_lock_is_held_delays_no_other(server: Server, held: str, longest_s: float) -> None:
+@pytest.mark.parametrize(("held", "every", "longest_s"), [("event_order_heads", 10, 2.0), ("scopes", 50, 3.5)])
+async def test_event_whose_lock_is_held_delays_no_other(
+    server: Server, held: str, every: int, longest_s: float
+) -> None:
     effects = pb.EventEffects(changes=[change("slow", 1)])
     assert told(await server.backend(event("s0", effects, subject="slow", at=1))) == ACCEPTED
     took: list[float] = []
@@ -170,7 +172,7 @@ async def test_event_whose_lock_is_held_delays_no_other(server: Server, held: st
         assert await conn.execute(f"SELECT 1 FROM {held} FOR UPDATE") == "SELECT 1"  # of the list above
         slow, others = list[asyncio.Future[Any]](), list[asyncio.Future[None]]()
         for number in range(50):
-            if number % 10 == 5:
+            if number % every == 5:
                 own = event(f"s{number}", effects, subject="slow", at=number)
                 slow.append(asyncio.ensure_future(server.backend(own, timeout_s=10.0)))
             others.append(asyncio.ensure_future(timed(number)))

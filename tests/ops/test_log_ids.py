@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from syncbeat_server.ops.logs import configure_logging, request_id
-from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active
+from tests.support.otlp import idle_tracer
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +34,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 
 def test_line_of_a_traced_call_has_its_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracer = OtlpTracer("1.0", lambda _cause, _count: None, ALWAYS_ON)
+    tracer = idle_tracer(monkeypatch)
     with logged(monkeypatch) as text:
         token = request_id.set("r-1")
         with active(tracer.start("GetHint", SpanKind.SERVER, {})) as span:
@@ -49,7 +48,7 @@ def test_line_of_a_traced_call_has_its_ids(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_repeats_of_a_cause_are_counted_over_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracer = OtlpTracer("1.0", lambda _cause, _count: None, ALWAYS_ON)
+    tracer = idle_tracer(monkeypatch)
     with logged(monkeypatch) as text:
         for _ in range(50):
             with active(tracer.start("GetHint", SpanKind.SERVER, {})):

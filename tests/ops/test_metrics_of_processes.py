@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 from syncbeat_server.ops.group_metrics.process_exchange import ProcessExchange
 from syncbeat_server.ops.group_metrics.snapshot import MOST_OCTETS, Collected, decode, encode, merge
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
-from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active
+from tests.support.otlp import idle_tracer
 
 pytestmark = pytest.mark.unit
 
@@ -75,9 +75,9 @@ def test_counters_add_up_and_gauges_go_by_their_meaning() -> None:
     }
 
 
-def test_exemplars_are_kept() -> None:
+def test_exemplars_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = CollectorRegistry()
-    tracer = OtlpTracer("1.0", lambda _cause, _count: None)
+    tracer = idle_tracer(monkeypatch)
     with active(tracer.start("x", SpanKind.SERVER, {})) as span:
         RpcMetrics(registry).calls("s", "m").count_traced("OK", 0.003)
     samples = [sample for metric in merge([decode(encode(registry))]).collect() for sample in metric.samples]

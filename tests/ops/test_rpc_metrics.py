@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from syncbeat_server.ops.metrics.rpc import RpcMetrics
-from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active
+from tests.support.otlp import idle_tracer
 
 pytestmark = pytest.mark.unit
 
@@ -39,10 +38,10 @@ def test_method_that_was_never_called_has_no_series() -> None:
     assert not any("GetHint" in line for line in exposed(registry))
 
 
-def test_bucket_has_the_trace_of_a_sampled_call() -> None:
+def test_bucket_has_the_trace_of_a_sampled_call(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = CollectorRegistry()
     calls = RpcMetrics(registry).calls("syncbeat.v1.SyncService", "GetHint")
-    tracer = OtlpTracer("1.0", lambda _cause, _count: None, ALWAYS_ON)
+    tracer = idle_tracer(monkeypatch)
     with active(tracer.start("GetHint", SpanKind.SERVER, {})) as span:
         calls.count_traced("OK", 0.003)
     calls.count_traced("OK", 0.3)

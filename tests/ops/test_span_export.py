@@ -15,7 +15,7 @@ from syncbeat_server.ops.tracing.otlp import OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active, current_traceparent, recorded_span, trace_headers
 from syncbeat_server.ops.tracing.trace_context import parse_traceparent
 from tests.support.fake_clock import wait_until
-from tests.support.otlp import Collector, collecting
+from tests.support.otlp import Collector, collecting, exports_are_over
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.http
@@ -68,6 +68,8 @@ async def test_spans_that_no_collector_takes_are_counted(monkeypatch: pytest.Mon
     tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, dropped)
     tracer.start("a call", SpanKind.SERVER, {}).end()
     await wait_until(lambda: dropped.counts["export_failed"] == 1)
+    tracer.close()
+    await exports_are_over()
 
 
 async def test_spans_above_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +81,8 @@ async def test_spans_above_the_queue_are_counted(monkeypatch: pytest.MonkeyPatch
     for _ in range(100):
         tracer.start("a call", SpanKind.SERVER, {}).end()
     assert 100 - 2 * 8 <= dropped.counts["queue_full"] < 100
+    tracer.close()
+    await exports_are_over()
 
 
 async def test_stop_is_not_held_up_by_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,14 +96,16 @@ async def test_stop_is_not_held_up_by_a_collector_that_hangs(monkeypatch: pytest
     host, port = server.sockets[0].getsockname()
     for name, text in Collector(f"http://{host}:{port}").variables().items():
         monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "6")
     try:
-        async with asyncio.timeout(8):  # below both the exporter's timeout of 10 s and the drain
+        async with asyncio.timeout(4):  # below both the exporter's timeout and the drain
             async with running_tracer(Metrics(), ShutdownBudget(20.0)) as tracer:
                 assert tracer is not None
                 tracer.start("a call", SpanKind.SERVER, {}).end()
     finally:
         hangs.set()
         server.close()
+    await exports_are_over()
 
 
 @pytest.mark.parametrize(("sampler", "link", "recorded"), [(ALWAYS_OFF, SAMPLED, True), (ALWAYS_ON, LEFT_OUT, False)])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from syncbeat_server.ops.tracing.otlp import EXPORT_THREAD, OtlpTracer
+from tests.support.fake_clock import wait_until
 from tests.support.http_sites import sites
 
 
@@ -81,3 +86,17 @@ async def collecting() -> AsyncIterator[Collector]:
     async with sites(web.post("/v1/traces", collector.take)) as address:
         collector.url = f"http://{address}"
         yield collector
+
+
+def idle_tracer(monkeypatch: pytest.MonkeyPatch) -> OtlpTracer:
+    """A tracer that samples all and exports nothing while the tests last.
+
+    Its thread would draw random pauses in the middle of other tests, whose examples have to be the same each time.
+    """
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    return OtlpTracer("1.0", lambda _cause, _count: None, ALWAYS_ON)
+
+
+async def exports_are_over() -> None:
+    """Wait for the threads that export at the end of a tracer, for the same reason."""
+    await wait_until(lambda: not any(one.name == EXPORT_THREAD for one in threading.enumerate()))

@@ -29,6 +29,8 @@ from syncbeat_server.ops.tracing.trace_context import TraceContext, parse_tracep
 Dropped = Callable[[str, int], None]
 """Counts spans that were dropped, by cause: `queue_full` or `export_failed`."""
 
+EXPORT_THREAD = "export of spans"
+"""Names the thread that exports what is queued at the end."""
 _SERVICE = "syncbeat"
 _MOST_QUEUED = 2_048  # the default of the specification
 _KINDS = {kind: trace.SpanKind[kind.value] for kind in SpanKind}
@@ -81,7 +83,7 @@ class OtlpTracer:
             self._provider.shutdown()
             done.set_result(None)
 
-        threading.Thread(target=shut_down, name="export of spans", daemon=True).start()
+        threading.Thread(target=shut_down, name=EXPORT_THREAD, daemon=True).start()
         return done
 
 

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import asyncpg
@@ -185,3 +186,15 @@ async def test_queue_frontier_looks_back_less_often_when_slow() -> None:
         ScanDepth.RECENT: pytest.approx(10.0, abs=0.11),
         ScanDepth.ALL: pytest.approx(20.0, abs=0.11),
     }
+
+
+async def test_queue_frontier_stays_behind_what_commits_late_on_a_slow_database() -> None:
+    clock, now = FakeClock(), datetime(2026, 11, 29, tzinfo=UTC)
+    frontier = Frontier[str](clock)
+    frontier.begin_scan()
+    frontier.advance("app", None, now)
+    assert frontier.position(ScanDepth.NEAR, "app").due_at == now - timedelta(seconds=2)
+    frontier.begin_scan()
+    await clock.advance(3.0)
+    frontier.advance("app", None, now)
+    assert frontier.position(ScanDepth.NEAR, "app").due_at == now - timedelta(seconds=8)

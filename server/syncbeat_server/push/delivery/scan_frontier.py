@@ -18,8 +18,9 @@ from syncbeat_server.push.store.queue import QUEUE_START, QueuePosition
 
 Key = TypeVar("Key", bound=Hashable)
 
-# Most transactions that accept have committed by then; a scan that begins further back finds the others.
-_MARGIN = timedelta(seconds=2)
+# Most transactions that accept have committed by then; a scan that begins further back finds the others. Where answers
+# of the database come late, they commit later too, by about as much as a scan takes, which has as many statements.
+_MARGIN, _MARGIN_SHARE = timedelta(seconds=2), 2
 _RECENT = timedelta(seconds=60)
 _RECENT_EVERY_S, _ALL_EVERY_S = 1.0, 3.0
 # A scan that took long is repeated after so many times as long: so it takes a tenth of the time, or a twentieth.
@@ -62,7 +63,10 @@ class Frontier(Generic[Key]):
 
         `now` is the database's time of the scan.
         """
-        self._positions[key] = QueuePosition(now - _MARGIN) if position is None else position
+        if position is None:
+            took = timedelta(seconds=self._clock.monotonic() - self._began)
+            position = QueuePosition(now - _MARGIN - _MARGIN_SHARE * took)
+        self._positions[key] = position
 
     def end_scan(self, depth: ScanDepth) -> None:
         """Schedule the next scan that goes as far back, by the time that this one took."""

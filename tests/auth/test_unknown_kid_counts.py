@@ -93,7 +93,7 @@ async def test_unknown_kid_is_not_decided_by_a_fetch_begun_before(
         await let_go.wait()
         return await answer(request)  # type: ignore[arg-type]  # it is the request
 
-    publisher.answer = slowly  # type: ignore[assignment]  # as above
+    publisher.answer = slowly  # type: ignore[assignment]  # the publisher takes any handler
     first = asyncio.ensure_future(store.find_key("first", "ES256"))
     await asked.wait()
     await clock.advance(1.0)

@@ -120,7 +120,7 @@ async def test_blocking_send_fills_the_request(scripted: tuple[Scripted, str]) -
         hello = core_pb2.Notification(title="Hello")
         for wrong in ({}, {"user_ids": ["ann"], "scope": "s"}):
             with pytest.raises(ValueError, match="user_ids or a scope"):
-                client.send(hello, **wrong)  # type: ignore[arg-type]  # the point
+                client.send(hello, **wrong)  # type: ignore[arg-type]  # arguments that types refuse are refused at run time too
         sent = client.send(hello, scope="s", dedupe_key="k", ttl=timedelta(minutes=5), critical=True)
         assert sent.delivery_count == 2
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize("status", [process_status(), largest_status(), replace(process_status(), limits=None)])
 def test_record_is_read_as_it_was_written(status: object) -> None:
     assert decode(encode(status)) == status  # type: ignore[arg-type]  # each is a status
-    assert decode(encode(status).encode()) == status  # type: ignore[arg-type]  # as above
+    assert decode(encode(status).encode()) == status  # type: ignore[arg-type]  # each is a status
 
 
 def test_record_of_the_largest_status_fits() -> None:

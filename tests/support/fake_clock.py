@@ -104,7 +104,7 @@ def ahead(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        loop.time = real  # type: ignore[method-assign]  # as above
+        loop.time = real  # type: ignore[method-assign]  # asyncio asks the loop for all times
 
 
 async def settle() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from syncbeat_server.cli.deployment.target import add_target, read_target
+from syncbeat_server.cli.deployment.target import add_target, number_between, read_target
+from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
 
 if TYPE_CHECKING:
     from syncbeat_server.rpc.deployment import Deployment
@@ -33,7 +33,7 @@ def add_status(commands: Any) -> None:
     status.add_argument(
         "--watch",
         nargs="?",
-        type=_seconds,
+        type=number_between(_LEAST_EVERY_S, _MOST_EVERY_S),
         const=_EVERY_S,
         metavar="SECONDS",
         help=f"ask again every so many seconds (default: {_EVERY_S:g}) until Ctrl-C",
@@ -41,20 +41,10 @@ def add_status(commands: Any) -> None:
     status.set_defaults(run=_status)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _LEAST_EVERY_S <= seconds <= _MOST_EVERY_S:
-        raise argparse.ArgumentTypeError(f"want a number from {_LEAST_EVERY_S:g} to {_MOST_EVERY_S:g}")
-    return seconds
-
-
 def _status(parsed: argparse.Namespace) -> int:
+    silence_failed_handshakes()  # before grpc is imported
     import asyncio
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     asyncio.run(_print_status(read_target(parsed), parsed))
     return 0
 

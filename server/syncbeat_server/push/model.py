@@ -275,7 +275,7 @@ class Verdict(StrEnum):
     SENT = "SENT"
     RETRY = "RETRY"
     DEAD_TOKEN = "DEAD_TOKEN"  # noqa: S105  # a verdict, no secret
-    INVALID_TOKEN = "INVALID_TOKEN"  # noqa: S105  # the same
+    INVALID_TOKEN = "INVALID_TOKEN"  # noqa: S105  # a verdict, no secret
     REJECTED = "REJECTED"
 
 

@@ -178,7 +178,7 @@ def _read_until(connection: socket.socket, received: bytearray, length: int, end
     if length > _MOST_BYTES:
         raise _NoAnswer
     while len(received) < length:
-        left_s = ends_at_s - time.monotonic()  # noqa: TID251  # as above
+        left_s = ends_at_s - time.monotonic()  # noqa: TID251  # a bound on real time, in a process that only asks
         if left_s <= 0:
             raise TimeoutError
         connection.settimeout(left_s)

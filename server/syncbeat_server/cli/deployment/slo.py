@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from syncbeat_server.cli.deployment.target import add_target, read_target
+from syncbeat_server.cli.deployment.target import add_target, number_between, read_target
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
 
 _EXITS = {"OK": 0, "WARN": 3, "ROLLBACK": 4}
 _LEAST_WINDOW_S, _MOST_WINDOW_S = 60.0, 2_592_000.0
@@ -29,7 +29,10 @@ def add_slo(commands: Any) -> None:
     add_target(report)
     report.add_argument("--app", default="", help="the app for which the token acts (default: its only one)")
     report.add_argument(
-        "--window", type=_window, metavar="SECONDS", help="how far to look back, 60 to 2592000 (default: an hour)"
+        "--window",
+        type=number_between(_LEAST_WINDOW_S, _MOST_WINDOW_S),
+        metavar="SECONDS",
+        help="how far to look back, 60 to 2592000 (default: an hour)",
     )
     report.add_argument("--json", action="store_true", help="print GetSloReportResponse as JSON, in one line")
     report.add_argument(
@@ -50,23 +53,13 @@ def add_slo(commands: Any) -> None:
     put.set_defaults(run=_put)
 
 
-def _window(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _LEAST_WINDOW_S <= seconds <= _MOST_WINDOW_S:
-        raise argparse.ArgumentTypeError(f"want a number from {_LEAST_WINDOW_S:g} to {_MOST_WINDOW_S:g}")
-    return seconds
-
-
 def _report(parsed: argparse.Namespace) -> int:
+    silence_failed_handshakes()  # before grpc is imported
     import asyncio
 
     from syncbeat_server.cli.deployment.slo_table import compared, report_table, verdict_of
     from syncbeat_server.rpc.status_client import ask_slo_report
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     earlier = None if parsed.compare is None else _earlier(parsed.compare)
     answer = asyncio.run(ask_slo_report(read_target(parsed), parsed.app, parsed.window))
     if earlier is not None:

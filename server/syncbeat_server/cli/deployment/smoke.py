@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
-from syncbeat_server.cli.deployment.target import add_target, read_target
+from syncbeat_server.cli.deployment.target import add_target, number_between, read_target
+from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
 
 _TIMEOUT_S, _LEAST_S, _MOST_S = 60.0, 1.0, 600.0
 
@@ -24,7 +24,7 @@ def add_smoke(commands: Any) -> None:
     smoke.add_argument("--app", default="", help="the app to try (default: the token's only one)")
     smoke.add_argument(
         "--timeout",
-        type=_seconds,
+        type=number_between(_LEAST_S, _MOST_S),
         default=_TIMEOUT_S,
         metavar="SECONDS",
         help="for all steps; taking back has 20 s more (default: %(default)g)",
@@ -33,18 +33,8 @@ def add_smoke(commands: Any) -> None:
     smoke.set_defaults(run=_smoke)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not _LEAST_S <= seconds <= _MOST_S:
-        raise argparse.ArgumentTypeError(f"want a number from {_LEAST_S:g} to {_MOST_S:g}")
-    return seconds
-
-
 def _smoke(parsed: argparse.Namespace) -> int:
+    silence_failed_handshakes()  # before grpc is imported
     from syncbeat_devtools.smoke.run import smoke
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     return smoke(read_target(parsed), parsed.app, timeout_s=parsed.timeout, as_json=parsed.json)

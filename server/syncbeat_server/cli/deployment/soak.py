@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from syncbeat_server.cli.deployment.target import add_target, read_target
+from syncbeat_server.cli.deployment.target import add_target, number_between, read_target
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
 
 _MOST_RATE, _MOST_DEVICES, _MOST_IN_FLIGHT, _MOST_CONNECTIONS = 10_000.0, 50_000.0, 100_000.0, 64.0
 
@@ -45,8 +44,10 @@ def add_soak(commands: Any) -> None:
     soak.add_argument("--out", type=Path, default=Path("soak"), metavar="FOLDER", help="default: %(default)s")
     soak.add_argument("--resume", action="store_true", help="go on with the run that was not finished in --out")
     soak.add_argument("--keep-users", action="store_true", help="do not delete the simulated users at the end")
-    soak.add_argument("--save-every", type=_number(1, 3_600), default=30.0, metavar="SECONDS", help="default: 30")
-    soak.add_argument("--progress", type=_number(1, 3_600), default=10.0, metavar="SECONDS", help="default: 10")
+    soak.add_argument(
+        "--save-every", type=number_between(1, 3_600), default=30.0, metavar="SECONDS", help="default: 30"
+    )
+    soak.add_argument("--progress", type=number_between(1, 3_600), default=10.0, metavar="SECONDS", help="default: 10")
     soak.set_defaults(run=_soak)
 
 
@@ -54,37 +55,31 @@ def _add_load(soak: argparse.ArgumentParser) -> None:
     soak.add_argument("--app", default="", help="the app to load (default: the token's only one)")
     soak.add_argument("--duration", default="48h", metavar="TIME", help="as 90m or 60s (default: %(default)s)")
     soak.add_argument(
-        "--rate", type=_number(0.01, _MOST_RATE), default=50.0, help="calls a second, polls included (default: 50)"
+        "--rate",
+        type=number_between(0.01, _MOST_RATE),
+        default=50.0,
+        help="calls a second, polls included (default: 50)",
     )
     soak.add_argument("--mix", default="", metavar="NAME=SHARE,...", help="shares of the rate, as poll=70,publish=15")
     soak.add_argument(
-        "--devices", type=_number(1, _MOST_DEVICES), help="that poll, when their hints say (default: by the rate)"
+        "--devices",
+        type=number_between(1, _MOST_DEVICES),
+        help="that poll, when their hints say (default: by the rate)",
     )
-    soak.add_argument("--stream-hold", type=_number(1, 3_600), default=30.0, metavar="SECONDS", help="default: 30")
-    soak.add_argument("--max-in-flight", type=_number(1, _MOST_IN_FLIGHT), default=1_000.0, help="default: 1000")
-    soak.add_argument("--connections", type=_number(1, _MOST_CONNECTIONS), default=4.0, help="default: 4")
-    soak.add_argument("--seed", type=_number(0, 2**31), default=1.0, help="of the plan (default: 1)")
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"want a number from {least:g} to {most:g}")
-        return number
-
-    return read
+    soak.add_argument(
+        "--stream-hold", type=number_between(1, 3_600), default=30.0, metavar="SECONDS", help="default: 30"
+    )
+    soak.add_argument("--max-in-flight", type=number_between(1, _MOST_IN_FLIGHT), default=1_000.0, help="default: 1000")
+    soak.add_argument("--connections", type=number_between(1, _MOST_CONNECTIONS), default=4.0, help="default: 4")
+    soak.add_argument("--seed", type=number_between(0, 2**31), default=1.0, help="of the plan (default: 1)")
 
 
 def _soak(parsed: argparse.Namespace) -> int:
+    silence_failed_handshakes()  # before grpc is imported
     from syncbeat_devtools.soak.plan import fleet_size
     from syncbeat_devtools.soak.request import SoakRequest, read_duration, read_objectives, read_shares
     from syncbeat_devtools.soak.run import soak
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else its core logs a line for each failed handshake
     try:
         duration_s = read_duration(parsed.duration)
         shares = read_shares(parsed.mix)

@@ -6,6 +6,7 @@ import argparse
 import ipaddress
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,21 @@ def add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--plaintext", action="store_true", help="show the token without TLS to another machine than this one"
     )
+
+
+def number_between(least: float, most: float) -> Callable[[str], float]:
+    """Return what reads an option's number, and refuses one outside these bounds."""
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"want a number from {least:g} to {most:g}")
+        return number
+
+    return read
 
 
 def read_target(parsed: argparse.Namespace) -> Deployment:

@@ -178,7 +178,7 @@ def _try_parameters(address: RedisAddress) -> None:
     """Raise ValueError for a parameter of the URL that no connection has; opens no connection."""
     client = address.client(1, 1.0)
     try:
-        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # as above
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
     except TypeError:
         raise _Unusable(
             "a parameter after ? is not known; known are ssl_ca_certs, ssl_certfile, ssl_keyfile, ssl_cert_reqs, "

@@ -224,7 +224,7 @@ class RedisBus:
         self._dropped_at = self._clock.monotonic()
         pool = self._client.connection_pool
         with contextlib.suppress(*FAILURES):
-            await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # as above
+            await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             await pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:

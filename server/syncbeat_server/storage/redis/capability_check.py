@@ -189,7 +189,7 @@ async def _diagnose(refusal: Refusal, address: RedisAddress, key: str) -> Refusa
 async def _sentinel_primaries(client: redis.asyncio.Redis) -> list[str]:
     try:
         async with asyncio.timeout(_STEP_S):
-            kind, names, *_ = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]  # as above
+            kind, names, *_ = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         return [str(name, "utf-8", "replace") for name in names] or ["..."] if kind == b"sentinel" else []
     except FAILURES:
         return []

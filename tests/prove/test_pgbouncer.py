@@ -79,7 +79,7 @@ def run_pooled(*arguments: str) -> tuple[Counter[str], str]:
     return Counter(ways), done.stdout[-4_000:]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_storage_and_rpc_tests_pass_through_pgbouncer(
     request: pytest.FixtureRequest, record: Callable[[str, dict[str, object]], None]
 ) -> None:

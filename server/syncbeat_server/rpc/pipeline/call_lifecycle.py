@@ -16,7 +16,7 @@ from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.ops.metrics.rpc import MethodCalls
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
 from syncbeat_server.rpc.pipeline.error_status import STATUS, abort
-from syncbeat_server.rpc.pipeline.load_shedding import Admission
+from syncbeat_server.rpc.pipeline.load_shedding import CallCounts
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -37,13 +37,13 @@ _sequence = itertools.count(1)
 class CallMeters:
     """The meters that all calls of one method report to.
 
-    `monotonic` returns seconds, `record` takes status code and seconds of a call that ended, `admission` counts the
-    calls in flight, `token_refused` takes the cause, `calls` has the count of calls that began.
+    `monotonic` returns seconds, `record` takes status code and seconds of a call that ended, `counts` has those being
+    served, `token_refused` takes the cause, `calls` has the count of calls that began.
     """
 
     monotonic: Callable[[], float]
     record: Callable[[str, float], None]
-    admission: Admission
+    counts: CallCounts
     token_refused: Callable[[TokenFault], None]
     calls: MethodCalls
 
@@ -80,7 +80,9 @@ class CallLifecycle:
         """Read the call's headers, and count it as in flight from here on."""
         self._read_headers()
         self._admitted = True
-        self._meters.admission.enter()
+        counts = self._meters.counts
+        counts.started += 1
+        counts.in_flight += 1
 
     def left_s(self, used_s: float = 0.0) -> float:
         """Return the seconds left for a call that has used so many, less those that the answer takes to the caller.
@@ -100,7 +102,7 @@ class CallLifecycle:
         """Count the call as in flight no longer, if it was."""
         if self._admitted:
             self._admitted = False
-            self._meters.admission.leave()
+            self._meters.counts.in_flight -= 1
 
     async def fail(self, error: BaseException) -> None:
         """Record the error, and abort the call with its status, which raises; a cancelled call has no status left."""
@@ -128,7 +130,7 @@ class CallLifecycle:
         meters = self._meters
         if self._admitted:
             self._admitted = False
-            meters.admission.leave()
+            meters.counts.in_flight -= 1
         if not self._recorded:
             self._recorded = True
             meters.record(code, meters.monotonic() - self.started_s if self.started_s else 0.0)

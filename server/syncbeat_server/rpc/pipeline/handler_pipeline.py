@@ -37,9 +37,7 @@ from syncbeat_server.rpc.pipeline.load_shedding import Admission
 from syncbeat_server.rpc.pipeline.request_body import RequestReader
 from syncbeat_server.rpc.pipeline.request_checks import (
     CheckedRequest,
-    LimitedCall,
-    PendingAuth,
-    PendingValidation,
+    PendingChecks,
     ReadyCall,
     RequestChecks,
 )
@@ -47,8 +45,6 @@ from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, Streame
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
 from syncbeat_server.runtime.deadline import set_deadline, time_left_s
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
-
-_PENDING = (PendingAuth, PendingValidation, LimitedCall)  # a union in its place would be built for each call
 
 Unary = Callable[[Any, Call], Coroutine[Any, Any, Message]]
 Stream = Callable[[Any, Call], AsyncGenerator[bytes, None]]
@@ -149,7 +145,8 @@ class HandlerPipeline:
         grpc_type = "server_stream" if method.server_streaming else "unary"
         calls = self.observer.calls(method.containing_service.full_name, method.name, grpc_type)
         record = calls.count if self.tracer is None else calls.count_traced
-        return CallMeters(self._clock.monotonic, record, self.admission.of(method), self.observer.token_refused, calls)
+        counts = self.admission.of(method).counts
+        return CallMeters(self._clock.monotonic, record, counts, self.observer.token_refused, calls)
 
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, repeated: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
@@ -163,7 +160,7 @@ class HandlerPipeline:
                 call.enter()
                 left_s, checked = call.left_s(), checks.check(data, call)
                 set_deadline(left_s)
-                if isinstance(checked, _PENDING):
+                if isinstance(checked, PendingChecks):
                     answer = await within(left_s, _answer(run, checks, repeated, data, call, checked))
                 else:
                     work_origin.set(checks.origin)
@@ -256,7 +253,7 @@ def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: Cal
     try:
         call.left_s()
         checked = checks.check(data, call)
-        answer = None if isinstance(checked, _PENDING) else try_sync(*checked)
+        answer = None if isinstance(checked, PendingChecks) else try_sync(*checked)
         if answer is None:
             return checked
     except BaseException:
@@ -280,7 +277,9 @@ async def _answer(
     checked: CheckedRequest,
 ) -> bytes:
     work_origin.set(checks.origin)
-    if isinstance(checked, _PENDING):
-        checked = await run(partial(checks.complete, checked, data, call))
-    answer = await behaviour(*checked)
+    if isinstance(checked, PendingChecks):
+        ready: ReadyCall = await run(partial(checks.complete, checked, data, call))
+    else:
+        ready = checked
+    answer = await behaviour(*ready)
     return answer.SerializeToString()

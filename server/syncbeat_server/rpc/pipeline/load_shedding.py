@@ -95,15 +95,6 @@ class Admission:
         """Return the admission of the calls of a method."""
         return self.streams if self.streams is not None and method.server_streaming else self
 
-    def enter(self) -> None:
-        """Count a call as in flight, until `leave`."""
-        self.counts.started += 1
-        self.counts.in_flight += 1
-
-    def leave(self) -> None:
-        """Count a call that was in flight as ended."""
-        self.counts.in_flight -= 1
-
     def check(self, criticality: Criticality, principal: Principal | None) -> None:
         """Raise Overloaded if this call is to be shed.
 

@@ -68,6 +68,7 @@ class AppRules:
 
     def __init__(self, app_id: str, policy: TierPolicy, before: AppRules | None = None) -> None:
         """`before`: the app's rules until now, of which those that stay are the same objects."""
+        self.app_id = app_id
         self.policy = policy
         self._known: dict[tuple[str, Rate], LimitRule] = {}
         self._before = {} if before is None else before._known

@@ -38,6 +38,7 @@ def test_apps_file_adds_apps(tmp_path: Path) -> None:
         ("x = 1", "want tables [apps.NAME]"),
         ("apps = 1", "want tables [apps.NAME]"),
         ("[apps.default]\njwt_issuer = 'x'", "described by the environment"),
+        ("[apps.default]\ndefault_tier = 'x'\ntypo = 1", "Not here: default_tier by SYNCBEAT_DEFAULT_TIER, typo"),
         ("[apps.shop]\ntypo = 1", "line 2: apps.shop.typo: no such setting"),
         ("[apps.'a shop']", "an app's name"),
         ("[apps.'shop|other']", "an app's name"),

@@ -41,7 +41,7 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     """Of each call, until it was answered: with the times that a shed one waited to come again."""
     errors: Counter[str] = field(default_factory=Counter)
-    """What calls ended with that were not answered."""
+    """The ends of calls that were not answered."""
     shed: int = 0
     """Answers that a call came too many, and when to come again: what a bounded wait for a connection ends with."""
     connections: int = 0

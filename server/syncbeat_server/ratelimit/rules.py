@@ -116,7 +116,8 @@ class AppRules:
 
     def _rate(self, given: _Given, rate: Rate) -> CountedRate:
         limit = given.limit
-        prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
+        # The state of a bucket is a time, which is so many units by one rate and others by another (ADR 207).
+        prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:{rate.per_second:.9g}/{rate.burst}:"
         key = prefix, rate
         rule = self._known.get(key) or self._before.get(key)
         if rule is None:

@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 _Call = tuple[Item, asyncio.Future[Answer], WorkOrigin, Span | None]
 
 _Failure = DependencyDown | TooManyWait | None
-"""What concerns every item of a batch, and not only one."""
+"""A failure of a batch that concerns every item, and not one of them."""
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
 
@@ -55,8 +55,8 @@ class Batcher(Generic[Item, Answer]):
     `work` answers each item in order: a value, or an exception that only this item's caller gets. If `work` itself
     raises, the items run again one by one, so that one caller's fault is never another's; an unreachable dependency
     concerns everyone, and is not tried again. Nor is a batch that waited for a connection in vain (`TooManyWait`): each
-    item would wait as long again, one after the other, long after its caller has gone. Items of a batch that took too
-    long (`StatementTimeout`) run alone and side by side, since one of them may take as long again.
+    item would wait as long again, one after the other, long after its caller has gone (ADR 208). Items of a batch that
+    took too long (`StatementTimeout`) run alone and side by side, since one of them may take as long again.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class CallLimits:
         self.apps: Mapping[str, AppRules] = {}
 
     def adopt(self, policies: Mapping[str, TierPolicy]) -> None:
-        """Go by these policies of apps from now on. What was counted under the names of before still counts."""
+        """Go by these policies of apps from now on. What was counted of a rate that stays still counts."""
         before = self.apps
         self.apps = {
             app_id: rules if rules is not None and rules.policy == policy else AppRules(app_id, policy, rules)

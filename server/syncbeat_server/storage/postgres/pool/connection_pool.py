@@ -58,7 +58,7 @@ class PooledConnection(CommentedConnection):
     opened_at: float = 0.0
     lent_at: float = 0.0
     heard_at: float = 0.0
-    """When a caller gave it back last: until then the server had answered."""
+    """The time at which a caller gave it back last: until then the server had answered."""
     is_lent = False
 
     def mark_lent(self, is_lent: bool, now: float) -> None:

@@ -36,8 +36,10 @@ def test_apps_file_adds_apps(tmp_path: Path) -> None:
     [
         ("not toml", "cannot read"),
         ("x = 1", "want tables [apps.NAME]"),
+        ("# all are gone", "no apps but the environment's are written [apps]"),
         ("apps = 1", "want tables [apps.NAME]"),
         ("[apps.default]\njwt_issuer = 'x'", "described by the environment"),
+        ("[apps.default]\ndefault_tier = 'x'\ntypo = 1", "Not here: default_tier by SYNCBEAT_DEFAULT_TIER, typo"),
         ("[apps.shop]\ntypo = 1", "line 2: apps.shop.typo: no such setting"),
         ("[apps.'a shop']", "an app's name"),
         ("[apps.'shop|other']", "an app's name"),
@@ -70,6 +72,12 @@ def test_apps_file_app_may_have_several_issuers(tmp_path: Path) -> None:
     assert apps["default"].issuers[0].jwt_optional == {"session_id"}
     path.write_text(default + default)
     assert "each issuer belongs to one app" in refused(APPS_FILE=str(path))
+
+
+def test_apps_file_may_say_that_there_are_no_apps(tmp_path: Path) -> None:
+    path = tmp_path / "apps.toml"
+    path.write_text("[apps]\n")
+    assert list(load(APPS_FILE=str(path)).all_apps()) == ["default"]
 
 
 OTHER_APP = """

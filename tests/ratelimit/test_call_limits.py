@@ -252,3 +252,23 @@ async def test_rate_limit_is_that_of_the_tier_that_was_set(database_urls: Databa
         assert await told(ann, poll(), 3) == [True, True, False]
         await server.backend(directory_service_pb2.SetUserTierRequest(user_id="ann", tier="pro"))
         assert await told(ann, poll(), 5) == [True] * 4 + [False]
+
+
+async def test_rate_limit_of_a_better_tier_is_not_used_up_by_the_former_one(
+    database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    tables = """
+[apps.default.tiers.free.principal]
+hint = { per_second = 0.001, burst = 5 }
+[apps.default.tiers.pro.principal]
+hint = { per_second = 0.1, burst = 10 }
+"""
+    async with serve_tables(database_urls, redis_url, tables) as server:
+        await server.register("ann", "phone")
+        ann = server.user("ann")
+        assert await told(ann, poll(), 6) == [True] * 5 + [False]
+        await server.backend(directory_service_pb2.SetUserTierRequest(user_id="ann", tier="pro"))
+        assert await told(ann, poll(), 10) == [True] * 10
+        # Nor does it give the former one anything back.
+        await server.backend(directory_service_pb2.SetUserTierRequest(user_id="ann"))
+        assert await told(ann, poll(), 1) == [False]

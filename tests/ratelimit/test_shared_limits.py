@@ -21,6 +21,7 @@ pytestmark = pytest.mark.store
 
 CLOCK = SystemClock()
 PATIENT = LeaseRule(answer_s=20.0)
+COUNTING = LeaseRule(answer_s=20.0, count_s=0.25)
 SLOW = 1e-3
 
 
@@ -118,6 +119,26 @@ async def test_rate_limit_process_that_ends_is_counted_no_more(redis_url: str) -
         await wait_until(lambda: all(one.share == 1.0 for one in ended))
     async with processes(redis_url, 4) as four:
         await wait_until(lambda: all(one.share == 0.5 for one in four))
+
+
+async def test_rate_limit_credit_follows_a_risen_count_of_processes(redis_url: str) -> None:
+    key = (rule(Rate(SLOW, 400)), "ann")
+    async with sharing(redis_url, COUNTING) as limits:
+        await wait_until(lambda: limits.share == 1.0)
+        call, wants = ("a call",), [(key, 1.0)]
+        assert limits.take_found(limits.remember(call, wants, CLOCK.monotonic()), 0.0, CLOCK.monotonic()) is None
+        async with processes(redis_url, 3, COUNTING):
+            await wait_until(lambda: limits.share == 0.5)
+            on_credit = 1
+            while True:
+                found = limits.known.get(call) or limits.remember(call, wants, CLOCK.monotonic())
+                taken = limits.take_found(found, 0.0, CLOCK.monotonic())
+                if taken is not None:
+                    break
+                on_credit += 1
+            assert on_credit <= 5, "5 % of the burst, among four"
+            assert isinstance(taken, PendingTake)
+            assert await limits.finish(taken) is None
 
 
 async def test_rate_limits_of_one_call_tell_the_strictest_and_spend_none(redis_url: str) -> None:

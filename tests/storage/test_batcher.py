@@ -10,7 +10,7 @@ import pytest
 
 from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.batcher import Batcher, BatchRule
-from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
+from syncbeat_server.storage.postgres.driver_errors import StatementTimeout, TooManyWait
 from tests.support.fake_clock import settle, wait_until
 
 pytestmark = pytest.mark.unit
@@ -155,6 +155,20 @@ async def test_batcher_outage_fails_all_without_retry() -> None:
     results = await gathered(Batcher(desk), 1, 2, 3)
     assert [type(result) for result in results] == [DependencyDown] * 3
     assert desk.batches == [[1, 2, 3]]
+
+
+async def test_batcher_shed_by_the_pool_fails_all_without_another_wait() -> None:
+    desk = Desk()
+
+    def fault(items: Sequence[int]) -> None:
+        raise TooManyWait(0.5)
+
+    desk.fault = fault
+    results = await gathered(Batcher(desk), *range(50))
+    assert [type(result) for result in results] == [TooManyWait] * 50
+    assert desk.batches == [list(range(50))]
+    # Those who are shed together do not come back together.
+    assert len({result.retry_after_s for result in results if isinstance(result, TooManyWait)}) > 1
 
 
 async def test_batcher_outage_during_single_calls_stops_them() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.resilience.breaker import BreakerState
 from syncbeat_server.runtime.deadline import set_deadline
+from syncbeat_server.storage.postgres import database as postgres
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.driver_errors import StatementTimeout
+from syncbeat_server.storage.postgres.time_limits import DatabaseTimings
 from tests.support.databases import DatabaseUrls, open_database, socket_of, url_at
 from tests.support.fake_clock import wait_until
 from tests.support.tcp_relays import Fault, Relay, relayed
@@ -103,3 +106,29 @@ async def test_slow_statement_is_not_taken_for_a_silent_connection(distant: Data
     async with distant.transaction() as conn:
         await conn.fetchval("SELECT pg_sleep(4)")
     assert state_of(distant) is BreakerState.CLOSED
+
+
+async def test_slow_single_statement_leaves_the_other_connections_alone(database_urls: DatabaseUrls) -> None:
+    timings = replace(DatabaseTimings(), single_answer_s=1.5)
+    async with postgres.open_database(database_urls.app_url, size=3, name="test", timings=timings) as database:
+
+        async def process(seconds: float = 0.0) -> int:
+            async with database.connection() as conn:
+                row = await conn.fetchrow("SELECT pg_backend_pid() AS pid, pg_sleep($1)", seconds)
+                assert row is not None
+                return int(row["pid"])
+
+        processes = set(await asyncio.gather(*(process(0.2) for _ in range(3))))
+        slow = asyncio.ensure_future(process(60.0))
+        while not slow.done():
+            await process()
+        assert isinstance(slow.exception(), StatementTimeout)
+        assert await process() in processes
+
+
+async def test_silent_connection_has_those_as_old_replaced(distant: Database, relay: Relay) -> None:
+    relay.begin(Fault.HALF_OPEN)
+    await ends_with(distant, left_s=2.0)
+    async with asyncio.timeout(2.0):
+        for _ in range(4):
+            await write(distant)

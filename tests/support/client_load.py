@@ -1,4 +1,7 @@
-"""Many clients at once: what their calls answered, what connections they cost, and what was found in memory."""
+"""Many clients at once: what their calls answered, what connections they cost, and what was found in memory.
+
+Clients that are shed do as the contract asks of all: they come again once the server's time is over.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,20 @@ import grpc
 from google.protobuf.message import Message
 
 from syncbeat.v1 import core_pb2, directory_service_pb2, sync_service_pb2
-from tests.support.rpc_server import Caller
+from syncbeat_server.clock import SystemClock
+from tests.support.fake_clock import wait_until
+from tests.support.rpc_server import Caller, refusal_of
 
 _PER_CHANNEL = 50  # calls at once; a connection takes 100
 _SAMPLE_S = 0.05
+_MOST_TRIES = 20
+# Below the 2 s after which a lent connection has the server probed, and the 4 s that a statement waits for a lock.
+_HELD_S, _MOST_FILLINGS = 1.5, 10
 # Of a client's eight calls one publishes, one is a transaction of its own, and the others are polls.
 _ROUND = 8
 
 Token = Callable[[str], str]
+_clock = SystemClock()
 
 
 @dataclass
@@ -30,7 +39,11 @@ class Load:
     """Records what clients met."""
 
     seconds: list[float] = field(default_factory=list)
+    """Of each call, until it was answered: with the times that a shed one waited to come again."""
     errors: Counter[str] = field(default_factory=Counter)
+    """The ends of calls that were not answered."""
+    shed: int = 0
+    """Answers that a call came too many, and when to come again: what a bounded wait for a connection ends with."""
     connections: int = 0
     """The most connections that PostgreSQL had of the service."""
     pooled: int = 0
@@ -93,20 +106,68 @@ def _request(number: int, turn: int) -> Message:
     return sync_service_pb2.GetHintRequest(device_id="phone")
 
 
+async def answer(caller: Caller, request: Message, load: Load) -> None:
+    """Make a call, again when it was shed and its time has come, and record how it ends."""
+    began_s = _clock.monotonic()
+    for _ in range(_MOST_TRIES):
+        try:
+            await caller(request)
+        except grpc.aio.AioRpcError as error:
+            wait_s = _shed_for_s(error)
+            if wait_s is None:
+                load.errors[f"{error.code().name}: {error.details()}"] += 1
+                break
+            load.shed += 1
+            await _clock.sleep(wait_s)
+        else:
+            break
+    else:
+        load.errors[f"shed {_MOST_TRIES} times"] += 1
+    load.seconds.append(_clock.monotonic() - began_s)
+
+
+def _shed_for_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Return when a shed call may come again; None: it was not shed, or not told so."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    refusal = refusal_of(error)
+    return int(refusal.pushback) / 1_000 if refusal.reason == "OVERLOADED" and refusal.pushback else None
+
+
+async def fill_pools(
+    clients: Sequence[Caller], admin_url: str, ops: Sequence[str], connections: int, load: Load
+) -> None:
+    """Have all clients want a connection at once, which a lock makes last, until there are so many, or it was tried
+    often enough: on a slow machine calls come too far apart to want many at once.
+    """
+
+    async def is_full() -> bool:
+        return await _pooled(ops) >= connections
+
+    conn = await asyncpg.connect(admin_url)
+    try:
+        for turn in range(_MOST_FILLINGS):
+            async with conn.transaction():
+                await conn.execute("LOCK TABLE devices IN ACCESS EXCLUSIVE MODE")
+                wanting = asyncio.gather(*(answer(caller, _request(turn, 0), load) for caller in clients))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HELD_S):
+                        await wait_until(is_full)
+            await wanting
+            if await is_full():
+                return
+    finally:
+        await conn.close()
+
+
 async def run_load(clients: Sequence[Caller], seconds: float, load: Load) -> None:
-    """Let all clients call for so long, a round each at least; they begin at once: every connection is wanted."""
-    loop = asyncio.get_running_loop()
-    ends_s = loop.time() + seconds
+    """Let all clients call for so long, and make a round each at least."""
+    ends_s = _clock.monotonic() + seconds
 
     async def call(number: int, caller: Caller) -> None:
         turn = 0
-        while turn < _ROUND or loop.time() < ends_s:
-            began_s = loop.time()
-            try:
-                await caller(_request(number, turn))
-            except grpc.aio.AioRpcError as error:
-                load.errors[f"{error.code().name}: {error.details()}"] += 1
-            load.seconds.append(loop.time() - began_s)
+        while turn < _ROUND or _clock.monotonic() < ends_s:
+            await answer(caller, _request(number, turn), load)
             turn += 1
 
     await asyncio.gather(*(call(number, caller) for number, caller in enumerate(clients)))
@@ -114,18 +175,20 @@ async def run_load(clients: Sequence[Caller], seconds: float, load: Load) -> Non
 
 @asynccontextmanager
 async def connections_sampled(admin_url: str, ops: Sequence[str], load: Load) -> AsyncIterator[None]:
-    """Sample for the block how many connections there are, as PostgreSQL and as the processes see it."""
+    """Sample for the block how many connections there are, as PostgreSQL and as the processes see it.
+
+    The probe that looks, for a moment, if a slow server is there is not among them.
+    """
     conn = await asyncpg.connect(admin_url)
-    query = """SELECT count(*) FROM pg_stat_activity
-               WHERE datname = current_database() AND application_name LIKE 'syncbeat %'"""
+    query = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+               AND application_name LIKE 'syncbeat %' AND application_name <> 'syncbeat probe'"""
 
     over = asyncio.Event()
 
     async def sample() -> None:
         while not over.is_set():
             load.connections = max(load.connections, await conn.fetchval(query))
-            counts = await asyncio.gather(*(figure(one, "syncbeat_pool_connections") for one in ops))
-            load.pooled = max(load.pooled, int(sum(counts)))
+            load.pooled = max(load.pooled, await _pooled(ops))
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SAMPLE_S):
                     await over.wait()
@@ -137,6 +200,10 @@ async def connections_sampled(admin_url: str, ops: Sequence[str], load: Load) ->
         over.set()
         await sampling
         await conn.close()
+
+
+async def _pooled(ops: Sequence[str]) -> int:
+    return int(sum(await asyncio.gather(*(figure(one, "syncbeat_pool_connections") for one in ops))))
 
 
 async def figure(ops: str, name: str) -> float:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, TokenExpired
+from syncbeat_server.errors import AccessDenied, DependencyDown, NotFound, SyncbeatError, TokenExpired
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.driver_errors import TooManyWait
 from syncbeat_server.sync.model import (
     Activity,
     ActivityState,
@@ -22,12 +23,13 @@ from syncbeat_server.sync.model import (
     Priority,
     Reset,
 )
+from syncbeat_server.sync.streams.hint_stream import WatchRequest
 from syncbeat_server.sync.streams.stream_context import StreamRule
 from syncbeat_server.sync.streams.subscription import Subscription
 from tests.support.build import APP, COME_BACK_PER_S, PHONE, SyncFeature, make_directory
 from tests.support.fake_clock import FakeClock, settle, wait_until
 from tests.support.seed import add_members, couple, rows_of, until, value_of
-from tests.support.sync_streams import keys, stream, tell
+from tests.support.sync_streams import keys, let_in, stream, tell
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
@@ -322,12 +324,13 @@ async def test_reconnect_after_a_drain_is_spread(sync: SyncFeature) -> None:
     assert most_at_once <= 4.0 * COME_BACK_PER_S
 
 
-async def test_stream_survives_a_database_outage(sync: SyncFeature) -> None:
+@pytest.mark.parametrize("error", [DependencyDown("the database does not answer"), TooManyWait(0.5)])
+async def test_stream_survives_a_database_that_is_away_or_overloaded(sync: SyncFeature, error: SyncbeatError) -> None:
     sync = sync.under(streams=StreamRule(retry_s=0.01))
     await sync.publish("x", scope="chat")
     await sync.clock.advance(60)  # longer ago than a transaction can last: not news to whoever joins
     async with stream(sync) as reader:
-        sync.failing.error = DependencyDown("the database does not answer")
+        sync.failing.error = error
         await add_members(sync.database, "chat", "ann")
         sync.hub.members_changed(APP, "ann")
         await sync.publish("a")
@@ -338,6 +341,18 @@ async def test_stream_survives_a_database_outage(sync: SyncFeature) -> None:
         await sync.publish("y", scope="chat")
         await wait_until(lambda: ("y", 2) in reader.changes())
         assert not reader.ended
+
+
+async def test_streams_refused_by_one_error_are_each_told_a_time_of_their_own(sync: SyncFeature) -> None:
+    sync.failing.error = shared = DependencyDown("the database does not answer", retry_after_s=1.0)
+    told: list[float] = []
+    for _ in range(20):
+        with pytest.raises(DependencyDown) as raised:
+            await anext(sync.streams.watch(WatchRequest(PHONE, "ann", (), Activity(), 30.0, None, let_in)))
+        told.append(raised.value.retry_after_s)
+    assert shared.retry_after_s == 1.0
+    assert len(set(told)) > 1
+    assert max(told) < 120
 
 
 async def test_stream_stops_for_a_removed_member(sync: SyncFeature) -> None:

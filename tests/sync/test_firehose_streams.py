@@ -10,9 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from syncbeat_server.errors import DependencyDown, NotFound
+from syncbeat_server.errors import DependencyDown, NotFound, SyncbeatError
 from syncbeat_server.events.publish import Publish
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.storage.postgres.driver_errors import TooManyWait
 from syncbeat_server.sync.content.firehose_token import decode
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import Activity, ChangesSent, Checkpoint, Cursor, Drain, Hint, NewChange, Reset
@@ -101,10 +102,11 @@ async def test_firehose_order_uses_no_clock(sync: SyncFeature, database_urls: Da
         await came(reader, ("couple", 1), ("couple", 2))
 
 
-async def test_firehose_survives_an_outage(sync: SyncFeature) -> None:
+@pytest.mark.parametrize("error", [DependencyDown("the database does not answer"), TooManyWait(0.5)])
+async def test_firehose_survives_a_database_that_is_away_or_overloaded(sync: SyncFeature, error: SyncbeatError) -> None:
     sync = sync.under(streams=StreamRule(retry_s=0.01))
     async with whole(sync) as reader:
-        sync.failing.error = DependencyDown("the database does not answer")
+        sync.failing.error = error
         await sync.publish("a", scope="never heard of")
         await wait_until(lambda: sync.failing.refused > 2)
         sync.failing.error = None

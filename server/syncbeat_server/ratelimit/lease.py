@@ -103,6 +103,7 @@ class Lease:
         "low",
         "owed",
         "peak",
+        "processes",
         "rate",
         "rule",
         "speed",
@@ -120,6 +121,7 @@ class Lease:
         self.line_of_one = f"{self.line} 1"
         self.rate = rule.rate
         self.bound = bound_of(rule.rate)
+        self.processes = processes
         self.credit = self.balance = self.peak = credit_of(rule.rate, processes)
         self.untold = _share_of_burst(rule.rate, _UNTOLD_SHARE, processes)
         self.low = self.credit - self.untold
@@ -146,6 +148,7 @@ class Lease:
 
     def renew_credit(self, used: float, processes: int) -> None:
         """Allow use on credit while a bucket is at most half in use, and else not."""
+        self.processes = processes
         credit = untold = 0.0
         if used <= self.rate.burst / 2:
             credit, untold = credit_of(self.rate, processes), _share_of_burst(self.rate, _UNTOLD_SHARE, processes)

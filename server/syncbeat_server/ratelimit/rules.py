@@ -68,6 +68,7 @@ class AppRules:
 
     def __init__(self, app_id: str, policy: TierPolicy, before: AppRules | None = None) -> None:
         """`before`: the app's rules until now, of which those that stay are the same objects."""
+        self.app_id = app_id
         self.policy = policy
         self._known: dict[tuple[str, Rate], LimitRule] = {}
         self._before = {} if before is None else before._known
@@ -115,7 +116,8 @@ class AppRules:
 
     def _rate(self, given: _Given, rate: Rate) -> CountedRate:
         limit = given.limit
-        prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:"
+        # The state of a bucket is a time, which is so many units by one rate and others by another (ADR 207).
+        prefix = f"{given.owner}:{limit.subject}:{limit.method_class}:{rate.per_second:.9g}/{rate.burst}:"
         key = prefix, rate
         rule = self._known.get(key) or self._before.get(key)
         if rule is None:

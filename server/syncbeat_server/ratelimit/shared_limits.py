@@ -60,6 +60,7 @@ class SharedLimits:
         self._is_reachable = self.is_shared = True
         self._settled_at = -math.inf
         self._processes = ProcessCount(bus, clock, secrets.token_hex(8), self._rule.count_s)
+        self._count = self._processes.count
         self.asked = self.charged = self.decided_locally = 0
         """Counts since the start, for metrics: buckets asked for, and charged afterwards; decisions without Redis."""
 
@@ -153,14 +154,13 @@ class SharedLimits:
 
     def _find(self, key: LeaseKey, now: float) -> Lease:
         lease = self._leases.get(key)
-        if lease is not None:
-            return lease
-        if len(self._leases) >= self._rule.max_keys // 2:
-            self._leases, self._older, self.known = {}, self._leases, {}
-        lease = self._older.pop(key, None)
         if lease is None:
-            lease = Lease(key, now, self._processes.count)
-        self._leases[key] = lease
+            if len(self._leases) >= self._rule.max_keys // 2:
+                self._leases, self._older, self.known = {}, self._leases, {}
+            lease = self._older.pop(key, None) or Lease(key, now, self._count)
+            self._leases[key] = lease
+        if lease.processes < self._count:
+            lease.renew_credit(lease.used_by_others(now), self._count)
         return lease
 
     def _take_slowly(self, costs: Sequence[Charge], now: float) -> Refused | PendingTake | None:
@@ -368,6 +368,9 @@ class SharedLimits:
         except (DependencyDown, TimeoutError):
             self._lose([])
             return
+        before, self._count = self._count, self._processes.count
+        if self._count > before:
+            self.known = {}  # so that each bucket is found anew, and its credit becomes smaller
         now = self._clock.monotonic()
         if not self._is_reachable:
             self._is_reachable, self._settled_at = True, now + self._rule.settle_s

@@ -24,6 +24,8 @@ Answer = TypeVar("Answer")
 
 _Call = tuple[Item, asyncio.Future[Answer], WorkOrigin, Span | None]
 
+_Failure = DependencyDown | TooManyWait | None
+"""A failure of a batch that concerns every item, and not one of them."""
 _MAX_ALONE = 4  # connections, of a pool's eight and more, so that other work gets some
 
 
@@ -52,8 +54,9 @@ class Batcher(Generic[Item, Answer]):
 
     `work` answers each item in order: a value, or an exception that only this item's caller gets. If `work` itself
     raises, the items run again one by one, so that one caller's fault is never another's; an unreachable dependency
-    concerns everyone, and is not tried again. Items of a batch that took too long (`StatementTimeout`) run alone and
-    side by side, since one of them may take as long again.
+    concerns everyone, and is not tried again. Nor is a batch that waited for a connection in vain (`TooManyWait`): each
+    item would wait as long again, one after the other, long after its caller has gone (ADR 208). Items of a batch that
+    took too long (`StatementTimeout`) run alone and side by side, since one of them may take as long again.
     """
 
     def __init__(
@@ -63,8 +66,8 @@ class Batcher(Generic[Item, Answer]):
         self._rule = rule
         self._name = name_of(work)
         self._waiting: list[_Call[Item, Answer]] = []
-        self._running: set[asyncio.Task[DependencyDown | None]] = set()
-        self._alone: set[asyncio.Task[DependencyDown | None]] = set()
+        self._running: set[asyncio.Task[_Failure]] = set()
+        self._alone: set[asyncio.Task[_Failure]] = set()
         self._alone_slots = asyncio.Semaphore(_MAX_ALONE)
         self._is_collecting = False
         self._trigger = BatchTrigger(self._waiting, rule.max_batch, self._start)
@@ -77,7 +80,7 @@ class Batcher(Generic[Item, Answer]):
             Overloaded: too many calls wait already.
         """
         if len(self._waiting) >= self._rule.max_waiting:
-            raise TooManyWait(random.random())  # noqa: S311  # no secret
+            raise _shed()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((item, future, work_origin.get(), current_span.get()))
@@ -109,8 +112,8 @@ class Batcher(Generic[Item, Answer]):
             task.add_done_callback(self._on_batch_done)
 
     def _create_task(
-        self, work: Coroutine[Any, Any, DependencyDown | None], batch: Sequence[_Call[Item, Answer]]
-    ) -> asyncio.Task[DependencyDown | None]:
+        self, work: Coroutine[Any, Any, _Failure], batch: Sequence[_Call[Item, Answer]]
+    ) -> asyncio.Task[_Failure]:
         # In a context of no single caller.
         context, shared = fresh_context(self._origin(batch)), None
         spans = [call[3] for call in batch if call[3] is not None]
@@ -137,15 +140,15 @@ class Batcher(Generic[Item, Answer]):
             self._second_lane.cancel()
             self._second_lane = None
 
-    def _on_batch_done(self, task: asyncio.Task[DependencyDown | None]) -> None:
+    def _on_batch_done(self, task: asyncio.Task[_Failure]) -> None:
         self._running.discard(task)
         if self._waiting:
             self._end_collecting()
             self._is_collecting = True
             self._trigger.check()
 
-    async def _run(self, batch: Sequence[_Call[Item, Answer]]) -> DependencyDown | None:
-        """Run a batch and settle its futures; return the error if the dependency cannot be reached."""
+    async def _run(self, batch: Sequence[_Call[Item, Answer]]) -> _Failure:
+        """Run a batch and settle its futures; return the error if it concerns everyone."""
         live = [call for call in batch if not call[1].done()]
         if not live:
             return None
@@ -161,9 +164,8 @@ class Batcher(Generic[Item, Answer]):
                 return None
             _settle(live[0][1], error)
             return None
-        except DependencyDown as error:
-            for call in live:
-                _settle(call[1], error)
+        except (DependencyDown, TooManyWait) as error:
+            _settle_all(live, error)
             return error
         except Exception as error:  # noqa: BLE001  # running items alone finds the one at fault
             if len(live) == 1:
@@ -178,19 +180,17 @@ class Batcher(Generic[Item, Answer]):
             _settle(call[1], answer)
         return None
 
-    def _start_alone(
-        self, work: Coroutine[Any, Any, DependencyDown | None], call: _Call[Item, Answer]
-    ) -> asyncio.Task[DependencyDown | None]:
+    def _start_alone(self, work: Coroutine[Any, Any, _Failure], call: _Call[Item, Answer]) -> asyncio.Task[_Failure]:
         task = self._create_task(work, [call])
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
         return task
 
-    async def _run_with_slot(self, call: _Call[Item, Answer]) -> DependencyDown | None:
+    async def _run_with_slot(self, call: _Call[Item, Answer]) -> _Failure:
         async with self._alone_slots:
             return await self._run([call])
 
-    async def _run_singly(self, live: Sequence[_Call[Item, Answer]]) -> DependencyDown | None:
+    async def _run_singly(self, live: Sequence[_Call[Item, Answer]]) -> _Failure:
         for number, call in enumerate(live):
             # In a task of its own, which can end with its caller while the callers of other items still wait.
             one = self._start_alone(self._run([call]), call)
@@ -198,11 +198,10 @@ class Batcher(Generic[Item, Answer]):
                 await asyncio.wait([one])
             finally:
                 one.cancel()
-            down = None if one.cancelled() else one.result()
-            if down is not None:
-                for later in live[number:]:
-                    _settle(later[1], down)
-                return down
+            failure = None if one.cancelled() else one.result()
+            if failure is not None:
+                _settle_all(live[number:], failure)
+                return failure
         return None
 
 
@@ -228,6 +227,16 @@ def _batch_span(spans: Sequence[Span], name: str) -> Span:
 
 def _end_span(span: Span, _task: asyncio.Task[Any]) -> None:
     span.end()
+
+
+def _settle_all(batch: Sequence[_Call[Item, Answer]], failure: DependencyDown | TooManyWait) -> None:
+    for _, future, *_ in batch:
+        # Those who are shed together are told different times to come again.
+        _settle(future, _shed() if isinstance(failure, TooManyWait) else failure)
+
+
+def _shed() -> TooManyWait:
+    return TooManyWait(random.random())  # noqa: S311  # no secret
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:

@@ -113,10 +113,12 @@ def reload_apps(settings: Settings, document: bytes) -> dict[str, AppSettings]:
 
 
 def _require_app_names(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    if set(tables.get(DEFAULT_APP, {})) - _APPS_FILE_OF_DEFAULT:
+    misplaced = sorted(set(tables.get(DEFAULT_APP, {})) - _APPS_FILE_OF_DEFAULT)
+    if misplaced:
+        instead = [f"{name} by {PREFIX}{name.upper()}" if name in Settings.model_fields else name for name in misplaced]
         raise ConfigurationError(
             f"{PREFIX}APPS_FILE: the app {DEFAULT_APP!r} is described by the environment, but for its more `issuers`, "
-            "its `templates`, its `tiers` and its `sources`"
+            f"its `templates`, its `tiers` and its `sources`. Not here: {', '.join(instead)}"
         )
     if not all(re.fullmatch(NAME, name) for name in tables):
         raise ConfigurationError(f"{PREFIX}APPS_FILE: an app's name is 1 to 64 of A-Z a-z 0-9 _ . -")

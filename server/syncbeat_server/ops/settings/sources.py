@@ -95,6 +95,8 @@ def read_app_tables(path: Path, content: bytes | None = None) -> AppsDocument:
         raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: it is nested too deep") from None
     except ValueError:  # a number of more digits than Python reads
         raise ConfigurationError(f"{setting}: cannot read {loggable_path(path)}: a value of it is too long") from None
+    if not document:  # a file that was cut off looks like this, and must not shut out everybody
+        raise ConfigurationError(f"{setting}: there is nothing in it; no apps but the environment's are written [apps]")
     apps = document.get("apps")
     if not isinstance(apps, dict) or set(document) != {"apps"} or not all(isinstance(t, dict) for t in apps.values()):
         raise ConfigurationError(f"{setting}: want tables [apps.NAME] and nothing else")

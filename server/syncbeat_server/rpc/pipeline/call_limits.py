@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
 
 from syncbeat_server.auth.model import Principal, PrincipalKind
 from syncbeat_server.clock import Clock
@@ -76,7 +75,7 @@ class CallLimits:
         self.apps: Mapping[str, AppRules] = {}
 
     def adopt(self, policies: Mapping[str, TierPolicy]) -> None:
-        """Go by these policies of apps from now on. What was counted under the names of before still counts."""
+        """Go by these policies of apps from now on. What was counted of a rate that stays still counts."""
         before = self.apps
         self.apps = {
             app_id: rules if rules is not None and rules.policy == policy else AppRules(app_id, policy, rules)
@@ -101,7 +100,7 @@ class MethodLimits:
         self._names_app = "app_id" in fields
         self._scopes = _scopes_of(method)
 
-    def check(self, principal: Principal, request: Message | None, octets: int, now: float) -> PendingLimits | None:
+    def check(self, principal: Principal, request: Any, octets: int, now: float) -> PendingLimits | None:
         """Count a call of so many octets; None for a request that is not valid, which counts for app and caller alone.
 
         Returns None, or what has to be waited for with `finish`.
@@ -111,46 +110,50 @@ class MethodLimits:
                 that a quota refuses has spent its rates.
             Overloaded: too many calls wait for their limits.
         """
-        limits = self.limits
-        if principal.kind is _USER:
-            app_id, tier, token = principal.app_id, principal.tier, principal.token
-            app = limits.apps.get(app_id)
-            if app is None:
-                return None
-            claimed, method_class = "" if token is None else token.tier, self._class
-            rules = app.resolved.get((tier, claimed, method_class)) or app.of_user(tier, claimed, method_class)
-        else:
-            app_id = self._app_of_service(principal, request)
-            app = limits.apps.get(app_id)
-            # Operators are few, and come when something is wrong.
-            if app is None or principal.kind is not _SERVICE:
-                return None
-            rules = app.of_services[self._class]
-        taken = self._take(rules, principal, request, octets, now) if rules.rates else None
-        quotas = rules.quotas
-        if taken is None and not quotas:
+        if principal.kind is not _USER:
+            return self._check_service(principal, request, octets, now)
+        limits, token, method_class = self.limits, principal.token, self._class
+        app = limits.apps.get(principal.app_id)
+        if app is None:
             return None
+        tier, claimed = principal.tier, "" if token is None else token.tier
+        rules = app.resolved.get((tier, claimed, method_class)) or app.of_user(tier, claimed, method_class)
+        taken: Refused | PendingTake | None = None
+        if rules.by_scope and self._scopes is not None:
+            taken = limits.shared.take(self._wants(rules.rates, principal, request, octets), now)
+        elif rules.rates:
+            # Most calls: the same buckets as those of the call before. Found here, since each call of Python is a
+            # twentieth of what limits cost a GetHint (limit_us).
+            names_device = rules.by_device and self._names_device and request is not None
+            call = rules, principal.name, request.device_id if names_device else ""
+            found = limits.shared.known.get(call)
+            if found is None:
+                found = limits.shared.remember(call, self._wants(rules.rates, principal, request, 0), now)
+            taken = limits.shared.take_found(found, octets, now)
+        if taken is None and not rules.quotas:
+            return None
+        return self._pending(app, rules, principal, octets, taken)
+
+    def _check_service(self, principal: Principal, request: Any, octets: int, now: float) -> PendingLimits | None:
+        app = self.limits.apps.get(self._app_of_service(principal, request))
+        # Operators are few, and come when something is wrong.
+        if app is None or principal.kind is not _SERVICE:
+            return None
+        rules = app.of_services[self._class]
+        wants = self._wants(rules.rates, principal, request, octets)
+        return self._pending(app, rules, principal, octets, self.limits.shared.take(wants, now))
+
+    def _pending(
+        self, app: AppRules, rules: CallRules, principal: Principal, octets: int, taken: Refused | PendingTake | None
+    ) -> PendingLimits | None:
+        """Return what is left to be waited for once rates were taken; None: nothing. Raises RateLimited."""
         if isinstance(taken, Refused):
             raise self._refusal(taken)
-        if not quotas:
-            return PendingLimits(taken, None)
-        charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in quotas]
-        use = QuotaUse(app_id, principal.caller, app.policy.time_zone, charges)
+        if not rules.quotas:
+            return None if taken is None else PendingLimits(taken, None)
+        charges = [QuotaCharge(one.limit, octets if one.by_octets else 1, one.tier) for one in rules.quotas]
+        use = QuotaUse(app.app_id, principal.caller, app.policy.time_zone, charges)
         return None if taken is None and self._take_quotas(use) else PendingLimits(taken, use)
-
-    def _take(
-        self, rules: CallRules, principal: Principal, request: Any, octets: int, now: float
-    ) -> Refused | PendingTake | None:
-        shared = self.limits.shared
-        if principal.kind is not _USER or (rules.by_scope and self._scopes is not None):
-            return shared.take(self._wants(rules.rates, principal, request, octets), now)
-        # Most calls: the same buckets as those of the call before.
-        names_device = rules.by_device and self._names_device and request is not None
-        call = rules, principal.name, request.device_id if names_device else ""
-        found = shared.known.get(call)
-        if found is None:
-            found = shared.remember(call, self._wants(rules.rates, principal, request, 0), now)
-        return shared.take_found(found, octets, now)
 
     async def finish(self, pending: PendingLimits) -> None:
         """Wait for what a call could not take at once. Raises RateLimited."""

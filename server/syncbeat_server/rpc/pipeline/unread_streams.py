@@ -121,7 +121,7 @@ class ResponseStreams:
         if call.check is not None:
             try:
                 await call.check()
-            except DependencyDown:
+            except (DependencyDown, Overloaded):
                 return None  # unknown for now
             except SyncbeatError as fault:
                 return fault.with_traceback(None)  # whose frames would keep the call alive

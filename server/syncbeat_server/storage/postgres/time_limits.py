@@ -61,6 +61,8 @@ class DatabaseTimings:
     probe_s: float = 2.0
     """Seconds within which a server that is suspected to be away has to answer on a new connection: a greeting, then a
     statement. One whose every answer comes half a second late is slow, and not away."""
+    single_answer_s: float = ANSWER_TIMEOUT_S
+    """Seconds that a statement outside of transactions is waited for. No limit of the server's ends it before."""
     lock_ms: int = 4_000
     idle_in_transaction_ms: int = 6_000
     """A process that vanishes, or is stopped, holds its locks until the database ends its session. This is longer than

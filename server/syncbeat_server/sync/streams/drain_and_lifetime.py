@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from syncbeat_server.errors import DependencyDown, TokenExpired
+from syncbeat_server.errors import DependencyDown, Overloaded, TokenExpired
 from syncbeat_server.sync.model import Drain
 from syncbeat_server.sync.streams.stream_context import StreamContext
 from syncbeat_server.sync.streams.subscription import Subscription
@@ -52,7 +52,7 @@ class Lifetime:
         Raises:
             TokenExpired: the caller's token expired.
             TokenRevoked: it was revoked.
-            DependencyDown: access cannot be checked now.
+            DependencyDown, Overloaded: access cannot be checked now.
         """
         clock = self.context.clock
         if self.expires_at is not None and clock.now() >= self.expires_at:
@@ -63,7 +63,7 @@ class Lifetime:
         self.subscription.recheck_caller = False
         try:
             await self.recheck()
-        except DependencyDown:
+        except (DependencyDown, Overloaded):
             self.subscription.recheck_caller = True
             raise
         self.recheck_at = clock.monotonic() + self.context.rule.recheck_s * self.context.rule.draw(0.9, 1.0)

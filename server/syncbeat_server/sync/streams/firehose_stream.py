@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from syncbeat_server.errors import DependencyDown, NotFound
+from syncbeat_server.errors import DependencyDown, NotFound, Overloaded
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync import policy
 from syncbeat_server.sync.content.firehose_token import FeedPosition, encode
@@ -119,8 +119,8 @@ class FirehoseStream:
                 async for event in self._next_page():
                     has_sent = True
                     yield event
-            except DependencyDown:
-                # The stream outlives an outage of the database: it keeps its position.
+            except (DependencyDown, Overloaded):
+                # The stream outlives a database that is away or overloaded: it keeps its position.
                 await lifetime.subscription.wait(self._rule.retry_s)
                 continue
             if has_sent and request.token is None:

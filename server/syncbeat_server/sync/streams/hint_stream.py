@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from syncbeat_server.directory.model import MAX_SCOPES
-from syncbeat_server.errors import AccessDenied, DependencyDown
+from syncbeat_server.errors import AccessDenied, DependencyDown, Overloaded
 from syncbeat_server.sync.feed.resumable_cursors import can_resume
 from syncbeat_server.sync.hints.recorders import Recorders
 from syncbeat_server.sync.model import (
@@ -103,8 +103,9 @@ class HintStream:
             try:
                 await lifetime.check()
                 news = await self._catch_up()
-            except DependencyDown:
-                # The stream outlives an outage of the database: what it missed is read afterwards.
+            except (DependencyDown, Overloaded):
+                # The stream outlives a database that is away or overloaded: what it missed is read afterwards. If it
+                # ended, and all others with it, they would come back as more load.
                 subscription.dirty |= set(progress.sent)
                 subscription.members_changed = True
                 subscription.woken = False
@@ -164,7 +165,7 @@ class HintStream:
             subscription.dirty |= set(followed[size:])
             cursors = [progress.sent[scope] for scope in followed[:size]]
             pages = await self._reader.pages(request.device.app_id, request.user_id, cursors, size)
-        except DependencyDown:
+        except (DependencyDown, Overloaded):
             subscription.dirty |= dirty
             raise
         events: list[StreamEvent] = []

@@ -47,14 +47,21 @@ class HintStreams:
                 async for reset in stream.open():
                     yield reset
             except (DependencyDown, Overloaded) as error:
-                error.retry_after_s += self._context.refetch_delay_s()  # many streams are refused together
-                raise
+                raise self._spread(error) from error
             self._writers.record(request.device, request.activity)
             async for event in stream.follow():
                 yield event
         finally:
             self._context.hub.remove(subscription)
             self._update_presence(request)
+
+    def _spread(self, error: DependencyDown | Overloaded) -> DependencyDown | Overloaded:
+        """Return an error that tells its caller alone when to come again: many streams are refused together.
+
+        It is a new one, since a batch that fails ends with the same error for all its callers.
+        """
+        kind = DependencyDown if isinstance(error, DependencyDown) else Overloaded
+        return kind(error.message, retry_after_s=error.retry_after_s + self._context.refetch_delay_s())
 
     def _update_presence(self, request: WatchRequest) -> None:
         if request.device.device_id:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
+from weakref import WeakSet
 
 import asyncpg
 from asyncpg.pool import PoolConnectionHolder, PoolConnectionProxy
@@ -30,7 +31,6 @@ from syncbeat_server.storage.postgres.pool.ranked_slots import RankedSlots
 from syncbeat_server.storage.postgres.pool.tcp_keepalive import set_keepalive
 from syncbeat_server.storage.postgres.statement_comments import CommentedConnection, connect_apart
 from syncbeat_server.storage.postgres.time_limits import (
-    ANSWER_TIMEOUT_S,
     DEFAULT_LIFE,
     DEFAULT_TIMINGS,
     ConnectionLife,
@@ -42,6 +42,8 @@ _CONNECTING = task_origin("connect")
 _ANY_NUMBER = 1 << 62
 _CLOSE_S = 1.0
 
+_HEARD_S = 1.0
+"""Seconds for which an answer says that the network has not lost the connections that are as old."""
 _LONGEST_PAUSE_S = 1.0  # between two requests to a full server
 
 
@@ -54,11 +56,18 @@ class PooledConnection(CommentedConnection):
     on_silence: Callable[[PooledConnection], None] | None = None
     """Called when it is given up, still open, since the server gives no answer."""
     opened_at: float = 0.0
+    lent_at: float = 0.0
+    heard_at: float = 0.0
+    """The time at which a caller gave it back last: until then the server had answered."""
     is_lent = False
 
-    def mark_lent(self, is_lent: bool) -> None:
+    def mark_lent(self, is_lent: bool, now: float) -> None:
         """Note if a caller has it: the driver ends one that nobody has because it is idle, and not for silence."""
         self.is_lent = is_lent
+        if is_lent:
+            self.lent_at = now
+        else:
+            self.heard_at = now
 
     def terminate(self) -> None:
         """End it without a word to the server."""
@@ -110,7 +119,7 @@ class ConnectionPool:
             connection_class=PooledConnection,
             max_queries=_ANY_NUMBER,  # a connection ends by its age
             max_inactive_connection_lifetime=min(life.idle_s, life.most_s),
-            command_timeout=ANSWER_TIMEOUT_S,
+            command_timeout=timings.single_answer_s,
             timeout=timings.connect_s,
             server_settings={"application_name": name},
         )
@@ -128,6 +137,7 @@ class ConnectionPool:
         self._refused_until = 0.0
         self._pause_s = timings.first_pause_s
         self._jitter = random.SystemRandom().uniform
+        self._open: WeakSet[PooledConnection] = WeakSet()
         self._doubted_at = 0.0
         self._is_doubted = False
 
@@ -186,7 +196,7 @@ class ConnectionPool:
                 raise
         finally:
             self.waiting -= 1
-        cast(PooledConnection, conn).mark_lent(True)
+        cast(PooledConnection, conn).mark_lent(True, now())
         self._lent.lend(conn)
         self.figures.acquired(now(), now() - began_s)
         return conn
@@ -203,7 +213,7 @@ class ConnectionPool:
                     await conn.close(timeout=_CLOSE_S)
             await self.driver.release(conn)
             if mark_lent is not None:
-                mark_lent(False)
+                mark_lent(False, asyncio.get_running_loop().time())
         finally:
             self._released += works
             self._slots.give_back()
@@ -292,6 +302,7 @@ class ConnectionPool:
         pooled.default_isolation = isolation
         now_s = asyncio.get_running_loop().time()
         pooled.opened_at, pooled.on_silence = now_s, self._doubt
+        self._open.add(pooled)
         # Jittered, so that those that were opened together do not end together.
         pooled.ends_at_s = now_s + self._life.most_s * self._jitter(0.9, 1.0)
         # A pooler does not know, when it greets us, which server process will run a statement: it tells another number.
@@ -313,10 +324,14 @@ class ConnectionPool:
 
     def _doubt(self, silent: PooledConnection) -> None:
         # The network lost this connection, and perhaps all that are as old: each would take a caller's time to be found
-        # out. They are replaced as they are next used (ADR 156).
-        if silent.opened_at > self._doubted_at:
-            self._doubted_at = asyncio.get_running_loop().time()
-            self._is_doubted = True
+        # out. They are replaced as they are next used (ADR 156). Not where one of them answered just now: then it is
+        # this one alone, or its statement is slow.
+        now = asyncio.get_running_loop().time()
+        if silent.opened_at <= self._doubted_at:
+            return
+        since = max(silent.lent_at, now - _HEARD_S)
+        if not any(one.opened_at <= silent.lent_at and one.heard_at > since for one in self._open if one is not silent):
+            self._doubted_at, self._is_doubted = now, True
 
     def _back_off(self) -> None:
         self._refused_until = asyncio.get_running_loop().time() + self._pause_s * self._jitter(0.5, 1.0)

@@ -203,6 +203,10 @@ class Overloaded(SyncbeatError):
         self.retry_after_s = retry_after_s
 
 
+class CallerStalled(Overloaded):
+    """The call was ended since its caller neither sends nor reads: its own doing, and no load's."""
+
+
 class DeadlineExceeded(SyncbeatError):
     """The work did not fit into the caller's deadline."""
 

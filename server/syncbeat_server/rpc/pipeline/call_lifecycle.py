@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
+from syncbeat_server.errors import CallerStalled, DeadlineExceeded, Overloaded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.ops.metrics.rpc import MethodCalls
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
@@ -111,6 +111,8 @@ class CallLifecycle:
             self._read_headers()
         if isinstance(error, TokenRefused) and error.fault is not None:
             self._report_refusal(error, error.fault)
+        if isinstance(error, Overloaded) and not isinstance(error, CallerStalled) and not self._recorded:
+            self._meters.calls.overloaded += 1
         try:
             if isinstance(error, Exception):
                 await abort(self.context, error, self.request_id)

@@ -15,11 +15,11 @@ from weakref import WeakValueDictionary
 import grpc
 
 from syncbeat_server.errors import (
+    CallerStalled,
     DeadlineExceeded,
     FieldReason,
     FieldViolation,
     InvalidRequest,
-    Overloaded,
     SyncbeatError,
 )
 
@@ -64,7 +64,7 @@ class RequestReader:
         Raises:
             DeadlineExceeded: it did not arrive within 10 s.
             InvalidRequest: the call has none.
-            Overloaded: too many others stall on its connection, or in this process.
+            CallerStalled: too many others stall on its connection, or in this process.
         """
         if len(self._incoming) >= MAX_UNCHECKED_READS and not (in_turn or is_known(context)):
             return await self._read_in_turn(context, is_known)
@@ -118,7 +118,7 @@ class RequestReader:
             if taken_s >= READ_TIMEOUT_S:
                 self._cancel(context, DeadlineExceeded(f"the request did not arrive within {READ_TIMEOUT_S:g} s"))
             elif not _has_room(context.peer(), is_known(context), counts):
-                self._cancel(context, Overloaded("too many requests are on their way that do not arrive"))
+                self._cancel(context, CallerStalled("too many requests are on their way that do not arrive"))
         self._sweeping = bool(self._incoming)
         if self._sweeping:
             self._sweep_later(loop)

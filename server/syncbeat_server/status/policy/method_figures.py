@@ -25,6 +25,11 @@ class Counts(Protocol):
         """Return the calls by duration."""
         ...
 
+    @property
+    def overloaded(self) -> int:
+        """Return the calls that were refused under load."""
+        ...
+
 
 def quantile(bounds: Sequence[float], buckets: Sequence[float], share: float) -> float:
     """Return the time that this share of the calls took at most, interpolated within its bucket.

@@ -46,9 +46,14 @@ async def only(collector: Collector, name: str) -> ReceivedSpan:
     return span
 
 
+@pytest.mark.parametrize(
+    ("sampler", "receipt"),
+    [("parentbased_always_on", ACKNOWLEDGE), ("parentbased_always_off", "acknowledge deliveries")],
+)
 async def test_push_is_followed_over_two_processes(
-    database_urls: DatabaseUrls, redis_url: str, collector: Collector, tmp_path: Path
+    database_urls: DatabaseUrls, redis_url: str, collector: Collector, tmp_path: Path, sampler: str, receipt: str
 ) -> None:
+    """To its end, also where no call is sampled but the one that accepted it."""
     pushed: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     async def relay(request: web.Request) -> web.Response:
@@ -69,6 +74,7 @@ async def test_push_is_followed_over_two_processes(
             "SYNCBEAT_WEBHOOK_PRIVATE": "true",
             "SYNCBEAT_DELIVERY_POLL_S": "0.1",
             "SYNCBEAT_TRACE_CALLERS": "true",
+            "OTEL_TRACES_SAMPLER": sampler,
         }
         started = []
         for role in ("rpc", "worker"):
@@ -110,8 +116,8 @@ async def test_push_is_followed_over_two_processes(
                 ack_token=ack_token, kind=push_service_pb2.ACKNOWLEDGE_KIND_RECEIVED
             )
         )
-        receipt = await only(collector, ACKNOWLEDGE)
-        assert receipt.links == [attempted.ids]
+        acknowledged = await only(collector, receipt)
+        assert (acknowledged.parent, acknowledged.links) == ("", [attempted.ids])
 
         statements = {span.name for span in collector.spans if span.ids[0] == TRACE}
         assert "INSERT notifications" in statements

@@ -82,7 +82,8 @@ async def carry_out(
         accepted.append(effects.trigger.wake_up(app_id, caller, heads, new_notification_id(now)))
     if effects.notification is not None:
         await _require_scopes(conn, app_id, effects.notification)
-        accepted.append(notification_of(app_id, caller, effects.notification, new_notification_id(now)))
+        notification_id = new_notification_id(now)
+        accepted.append(notification_of(app_id, caller, effects.notification, notification_id, current_traceparent()))
     await accept(conn, accepted)
     result = EffectResult(
         heads,
@@ -92,8 +93,10 @@ async def carry_out(
     return result, Notices(app_id, told.callers, told.members, heads, deliveries=bool(accepted))
 
 
-def notification_of(app_id: str, caller: str, effect: NotificationEffect, notification_id: str) -> NewNotification:
-    """Return the notification of an effect under an id."""
+def notification_of(
+    app_id: str, caller: str, effect: NotificationEffect, notification_id: str, traceparent: str
+) -> NewNotification:
+    """Return the notification of an effect under an id, for the call of a traceparent."""
     return NewNotification(
         app_id=app_id,
         notification_id=notification_id,
@@ -109,7 +112,7 @@ def notification_of(app_id: str, caller: str, effect: NotificationEffect, notifi
         critical=effect.critical,
         ttl_s=effect.ttl_s,
         patient=effect.patient,
-        traceparent=current_traceparent(),
+        traceparent=traceparent,
     )
 
 

@@ -220,10 +220,16 @@ def _cancel_when_all_left(task: asyncio.Task[Any], futures: Sequence[asyncio.Fut
 
 
 def _batch_span(spans: Sequence[Span], name: str) -> Span:
-    """Start the span of work that several calls share: below the first, linked to the others."""
-    first, *others = spans
-    attributes = {"syncbeat.batch.size": len(spans)}
-    return first.child(f"batch {name}", SpanKind.INTERNAL, attributes, [one.context.traceparent for one in others])
+    """Start the span of work that several calls share: a trace of its own, linked to all of them, as they are to it.
+
+    Below one of them it would be seen by who follows that one alone, and be left out whenever that one is (ADR 176).
+    """
+    links = [one.context.traceparent for one in spans]
+    shared = spans[0].detached(f"batch {name}", SpanKind.INTERNAL, {"syncbeat.batch.size": len(spans)}, links)
+    if shared.is_recorded:
+        for one in spans:
+            one.link(shared.context.traceparent)
+    return shared
 
 
 def _end_span(span: Span, _task: asyncio.Task[Any]) -> None:

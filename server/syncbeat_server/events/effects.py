@@ -21,7 +21,7 @@ from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.ratelimit.user_tiers import check_tier, grant_tier
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.writer import Append, append, lock_existing, lock_scope
+from syncbeat_server.sync.feed.writer import Append, append, lock_in_order, lock_scope
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
@@ -132,15 +132,14 @@ def announce(notices: Sequence[Notices], notifier: ChangeNotifier, recorder: Hin
 
 
 async def _lock_ahead(conn: Connection, app_id: str, effects: Effects) -> None:
-    """Lock users and the scopes that are there before deliveries, which disabling and deleting users lock (ADR 66)."""
-    names = {one.scope for one in effects.members} | {change.scope for change in effects.changes}
-    if len(effects.users) > 1 or (effects.users and names):
+    """Lock users and scopes before deliveries, which disabling and deleting users lock (ADR 66)."""
+    created = {one.scope for one in effects.members if one.add} | {change.scope for change in effects.changes}
+    left = {(app_id, one.scope) for one in effects.members} - {(app_id, name) for name in created}
+    if len(effects.users) > 1 or (effects.users and (created or left)):
         await user_access.lock(conn, app_id, [one.user_id for one in effects.users])
-    if effects.users or effects.members:
-        await lock_existing(conn, app_id, names)
-    if len(effects.members) > 1:
-        for name in sorted({one.scope for one in effects.members if one.add}):
-            await lock_scope(conn, app_id, name)
+    if effects.members or (effects.users and created):
+        there = await existing_scopes(conn, left)  # those that users only leave are not made for it
+        await lock_in_order(conn, app_id, created, [name for _, name in there])
 
 
 async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _Told) -> None:

@@ -33,6 +33,7 @@ async def running_webhooks(process: Process, ingest: EventIngest, limits: CallLi
         return
     from syncbeat_server.http.webhooks.door import WebhookDoor
     from syncbeat_server.http.webhooks.endpoint import serve_webhooks  # aiohttp's server is large
+    from syncbeat_server.rpc.pipeline.client_address import full_address
 
     sources = WebhookSources(process.apps, settings.keep_events_days)
     door = WebhookDoor(
@@ -41,7 +42,8 @@ async def running_webhooks(process: Process, ingest: EventIngest, limits: CallLi
         process.metrics.webhooks.received,
         process.clock,
     )
-    async with serve_webhooks(settings.events_listen, door, share_port=settings.share_port) as server:
+    address_of = partial(full_address, trusted=settings.trusted_proxies)
+    async with serve_webhooks(settings.events_listen, door, address_of, share_port=settings.share_port) as server:
         try:
             yield
         finally:

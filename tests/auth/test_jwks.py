@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any, cast
 
-import jwt
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -390,27 +389,3 @@ async def test_jwks_outage_is_logged_once_per_cause(
     causes = [record.__dict__.get("fault", record.message) for record in told]
     assert all(one != other for one, other in itertools.pairwise(causes)), causes
     assert causes[-1] == "the keys of an issuer can be fetched again"
-
-
-async def test_jwks_rotation_is_logged_once_with_the_kids(
-    store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    other = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
-    async with running(store):
-        await pass_time(store, 400)
-        publisher.body = document("k1", "k2")
-        await pass_time(store, 800)
-        await store.flush()
-        publisher.body = document("k2")
-        await pass_time(store, 400)
-        publisher.body = json.dumps({"keys": [entry("k2", x=other["x"], y=other["y"])]}).encode()
-        await pass_time(store, 400)
-    told = [record.__dict__ for record in caplog.records if record.message == "the keys of an issuer changed"]
-    names = ("added", "removed", "replaced")
-    assert [{name: record[name] for name in names if name in record} for record in told] == [
-        {"added": ["k2"]},
-        {"removed": ["k1"]},
-        {"replaced": ["k2"]},
-    ]
-    assert {record["issuer"] for record in told} == {store.issuer.name}

@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -44,6 +46,14 @@ async def only(collector: Collector, name: str) -> ReceivedSpan:
     await wait_until(came)
     (span,) = collector.named(name)
     return span
+
+
+async def is_recorded(push: Any, metadata: Any) -> bool:
+    """Tell whether a worker has recorded what it sent."""
+    wanted = push_service_pb2.ListDeliveriesRequest(
+        filter=push_service_pb2.DeliveryFilter(state=push_service_pb2.DELIVERY_STATE_SENT)
+    )
+    return bool((await push.ListDeliveries(wanted, metadata=metadata)).deliveries)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +114,7 @@ async def test_push_is_followed_over_two_processes(
         assert tuple(traceparent.split("-")[1:3]) == attempted.ids
         assert attempted.attributes["syncbeat.delivery.state"] == "SENT"
 
-        async def recorded() -> bool:
-            wanted = push_service_pb2.ListDeliveriesRequest(
-                filter=push_service_pb2.DeliveryFilter(state=push_service_pb2.DELIVERY_STATE_SENT)
-            )
-            return bool((await push.ListDeliveries(wanted, metadata=backend)).deliveries)
-
-        await wait_until(recorded)
+        await wait_until(partial(is_recorded, push, backend))
         await push.AcknowledgeDelivery(
             push_service_pb2.AcknowledgeDeliveryRequest(
                 ack_token=ack_token, kind=push_service_pb2.ACKNOWLEDGE_KIND_RECEIVED

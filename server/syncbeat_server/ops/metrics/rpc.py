@@ -27,21 +27,23 @@ CALL_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 1
 class CallCounts(NamedTuple):
     """Finished calls of one method since the start: by code, and by duration, with one bucket more than bounds.
 
-    `overloaded`: those of them that were refused under load, whatever it was that had no room.
+    `overloaded`: those of them that were refused under load, whatever it was that had no room. `excused`: those whose
+    code counts as a failure of the service, and that their callers brought about.
     """
 
     codes: Mapping[str, int]
     buckets: tuple[int, ...]
     overloaded: int = 0
+    excused: int = 0
 
 
 class MethodCalls:
-    """Counts the calls of one method: `started` and `overloaded`, which its handler counts up, and those that ended."""
+    """Counts the calls of one method: those that ended, and `started`, `overloaded`, `excused`: its handler's counts."""
 
     def __init__(self, grpc_type: str) -> None:
         self.grpc_type = grpc_type
         self.started = 0
-        self.overloaded = 0
+        self.overloaded = self.excused = 0
         self.exemplars: dict[int, Exemplar] = {}
         self.codes: defaultdict[str, int] = defaultdict(int)
         self.buckets = [0] * (len(CALL_SECONDS) + 1)
@@ -124,7 +126,7 @@ class RpcMetrics:
     def counts(self) -> dict[str, CallCounts]:
         """Return the finished calls of each method that had any, by its full name (`service/method`)."""
         return {
-            f"{service}/{method}": CallCounts(dict(calls.codes), tuple(calls.buckets), calls.overloaded)
+            f"{service}/{method}": CallCounts(dict(calls.codes), tuple(calls.buckets), calls.overloaded, calls.excused)
             for (service, method), calls in self._calls.methods.items()
             if calls.codes
         }

@@ -16,10 +16,10 @@ import grpc
 
 from syncbeat_server.errors import (
     CallerStalled,
-    DeadlineExceeded,
     FieldReason,
     FieldViolation,
     InvalidRequest,
+    RequestStalled,
     SyncbeatError,
 )
 
@@ -62,7 +62,7 @@ class RequestReader:
         matters. `in_turn`: it has waited for those before it on its connection.
 
         Raises:
-            DeadlineExceeded: it did not arrive within 10 s.
+            RequestStalled: it did not arrive within 10 s.
             InvalidRequest: the call has none.
             CallerStalled: too many others stall on its connection, or in this process.
         """
@@ -116,7 +116,7 @@ class RequestReader:
         counts: Counter[tuple[bool, str]] = Counter()
         for context, taken_s, is_known in reversed(stalled):  # so that the oldest find no room and are cancelled first
             if taken_s >= READ_TIMEOUT_S:
-                self._cancel(context, DeadlineExceeded(f"the request did not arrive within {READ_TIMEOUT_S:g} s"))
+                self._cancel(context, RequestStalled(f"the request did not arrive within {READ_TIMEOUT_S:g} s"))
             elif not _has_room(context.peer(), is_known(context), counts):
                 self._cancel(context, CallerStalled("too many requests are on their way that do not arrive"))
         self._sweeping = bool(self._incoming)

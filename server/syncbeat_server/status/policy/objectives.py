@@ -169,7 +169,10 @@ def _calls(methods: Iterable[Counts]) -> float:
 
 
 def _of(methods: Iterable[Counts], codes: frozenset[str]) -> float:
-    return float(sum(count for counts in methods for code, count in counts.codes.items() if code in codes))
+    """Count the calls that ended with these codes, without those that their callers brought about, in every set."""
+    return float(
+        sum(sum(count for code, count in counts.codes.items() if code in codes) - counts.excused for counts in methods)
+    )
 
 
 def _buckets(methods: Sequence[Counts]) -> Amounts:

@@ -38,7 +38,7 @@ class CallCounts(NamedTuple):
 
 
 class MethodCalls:
-    """Counts the calls of one method: those that ended, and `started`, `overloaded`, `excused`: its handler's counts."""
+    """Counts the calls of one method: those that ended, and by its handler `started`, `overloaded`, `excused`."""
 
     def __init__(self, grpc_type: str) -> None:
         self.grpc_type = grpc_type

@@ -167,6 +167,23 @@ async def test_batch_is_a_trace_of_its_own_that_is_linked_to_all_of_its_calls(
     assert seen.links == [batch.ids]
 
 
+async def test_batch_of_one_call_is_work_of_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        seen.append(current_traceparent())
+        return items
+
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped())
+    batcher = Batcher(write)
+    with active(tracer.start("a call", SpanKind.SERVER, {})) as span:
+        await asyncio.gather(*(batcher.submit(number) for number in range(3)))
+        await batcher.drain()
+    assert seen == [span.context.traceparent], "which needs no span of a batch"
+    tracer.close()
+    await exports_are_over()
+
+
 async def test_detached_span_begins_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped(), ALWAYS_OFF)
     call = tracer.start("a call", SpanKind.SERVER, {})

@@ -82,9 +82,14 @@ class FieldViolation(NamedTuple):
 
 
 class SyncbeatError(Exception):
-    """The root of every error that this service raises on purpose. `metadata` goes into ErrorInfo."""
+    """The root of every error that this service raises on purpose. `metadata` goes into ErrorInfo.
+
+    `is_callers_doing`: the caller brought it about, whatever its status says. It counts against no objective, so that
+    nobody, authenticated or not, can spend an error budget.
+    """
 
     reason: ClassVar[Reason] = Reason.INTERNAL
+    is_callers_doing: ClassVar[bool] = False
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -203,10 +208,22 @@ class Overloaded(SyncbeatError):
         self.retry_after_s = retry_after_s
 
 
+class CallerStalled(Overloaded):
+    """The call was ended since its caller neither sends nor reads: its own doing, and no load's."""
+
+    is_callers_doing = True
+
+
 class DeadlineExceeded(SyncbeatError):
     """The work did not fit into the caller's deadline."""
 
     reason = Reason.DEADLINE_EXCEEDED
+
+
+class RequestStalled(DeadlineExceeded):
+    """The request itself did not arrive in time."""
+
+    is_callers_doing = True
 
 
 class DependencyDown(SyncbeatError):
@@ -233,6 +250,7 @@ class KeyUnknownYet(DependencyDown):
     """A token's key may be newer than the keys fetched from its issuer: nothing is down, so it is not logged."""
 
     is_transient = False
+    is_callers_doing = True  # nearly always: anybody can invent kids, and an issuer rotates its keys once in weeks
 
 
 class DependencyUnfit(DependencyDown):

@@ -27,10 +27,10 @@ def run(database_urls: DatabaseUrls, redis_url: str) -> Run:
     own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     settings = {"SYNCBEAT_DATABASE_URL": database_urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(*arguments: str, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "syncbeat_server.cli", *arguments],
-            env={**own, **settings},
+            env={**own, **{name: text for name, text in settings.items() if name not in without}},
             capture_output=True,
             text=True,
             timeout=120,
@@ -54,10 +54,24 @@ async def test_audit_list_command_prints_and_filters(run: Run, database_urls: Da
     assert told[0].keys() == {
         *("time", "app_id", "action", "actor", "address", "subject", "details", "request_id", "entry_id")
     }
+    assert all_of_them.stderr == ""
+    for limit in (50, 499, 500):
+        some = await asyncio.to_thread(run, "audit", "list", "--limit", str(limit))
+        assert len(some.stdout.splitlines()) == limit
+        assert f"the newest {limit}; there are more" in some.stderr
+    exactly = await asyncio.to_thread(run, "audit", "list", "--limit", "501")
+    assert (len(exactly.stdout.splitlines()), exactly.stderr) == (501, "")
     none = await asyncio.to_thread(run, "audit", "list", "--since", "2999-01-01")
     assert (none.returncode, none.stdout) == (0, "")
     wrong = await asyncio.to_thread(run, "audit", "list", "--action", "nothing")
     assert (wrong.returncode, "one of SESSION_REVOKED" in wrong.stderr) == (1, True)
+
+
+async def test_audit_list_command_needs_the_database_alone(run: Run) -> None:
+    listed = await asyncio.to_thread(run, "audit", "list", without=("SYNCBEAT_REDIS_URL",))
+    assert (listed.returncode, listed.stderr) == (0, "")
+    refused = await asyncio.to_thread(run, "audit", "list", without=("SYNCBEAT_REDIS_URL", "SYNCBEAT_DATABASE_URL"))
+    assert (refused.returncode, "SYNCBEAT_DATABASE_URL: name the database" in refused.stderr) == (1, True)
 
 
 async def test_commands_that_erase_and_renew_name_their_operator(run: Run, database_urls: DatabaseUrls) -> None:

@@ -1,12 +1,16 @@
-"""An issuer that was away for a moment: found back by the store itself, whoever asks."""
+"""An issuer that was away for a moment, or rotated its keys: found out by the store itself, whoever asks."""
 
 from __future__ import annotations
 
+import json
+
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.errors import DependencyDown
-from tests.support.jwks_publisher import Publisher, document, pass_time, running
+from tests.support.jwks_publisher import Publisher, document, entry, pass_time, running
 
 pytestmark = pytest.mark.http
 
@@ -36,3 +40,27 @@ async def test_jwks_flush_met_by_an_outage_is_repeated_in_seconds(store: JwksSto
         publisher.away = False
         await pass_time(store, 2.0)
         assert store.cached_key("k1", "ES256") is not None
+
+
+async def test_jwks_rotation_is_logged_once_with_the_kids(
+    store: JwksStore, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    other = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
+    async with running(store):
+        await pass_time(store, 400)
+        publisher.body = document("k1", "k2")
+        await pass_time(store, 800)
+        await store.flush()
+        publisher.body = document("k2")
+        await pass_time(store, 400)
+        publisher.body = json.dumps({"keys": [entry("k2", x=other["x"], y=other["y"])]}).encode()
+        await pass_time(store, 400)
+    told = [record.__dict__ for record in caplog.records if record.message == "the keys of an issuer changed"]
+    names = ("added", "removed", "replaced")
+    assert [{name: record[name] for name in names if name in record} for record in told] == [
+        {"added": ["k2"]},
+        {"removed": ["k1"]},
+        {"replaced": ["k2"]},
+    ]
+    assert {record["issuer"] for record in told} == {store.issuer.name}

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from syncbeat_devtools.demo.stage import Stage, running_stage
@@ -81,6 +82,16 @@ async def test_slo_report_exits_by_its_verdict(stage: Stage) -> None:
             wanted,
             float(value),
         )
+
+    conn = await asyncpg.connect(stage.settings["SYNCBEAT_DATABASE_URL"])
+    entries = await conn.fetch("SELECT app_id, actor, subject, details FROM audit_entries WHERE action = 'FIGURE_PUT'")
+    await conn.close()
+    assert {(one["app_id"], one["actor"].partition(":")[0], one["subject"]) for one in entries} == {
+        ("", "operator", "deployment")
+    }
+    assert [json.loads(one["details"]) for one in entries] == [
+        {"name": "complaints", "value": value} for value in ("5", "6", "21")
+    ]
 
     code, out, err = await put(stage, "tickets", "1")
     assert (code, out) == (FAILED, "")

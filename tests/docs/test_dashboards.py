@@ -17,6 +17,7 @@ pytestmark = pytest.mark.process
 
 MODELS = dashboard_models()
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+TOLD_ONCE = {"syncbeat_check_passed", "syncbeat_limits_shared", "syncbeat_ready", "syncbeat_redis_up"}
 # What Prometheus itself has.
 OWN_SERIES = {"ALERTS"}
 
@@ -56,6 +57,13 @@ def test_query_asks_for_known_metrics(query: Query) -> None:
     assert re.search(r"\b(syncbeat|grpc_server)_\w+", query.text) or OWN_SERIES & set(re.findall(r"\w+", query.text))
     kept = {label for group in re.findall(r"\bby \(([^)]*)\)", query.text) for label in re.findall(r"\w+", group)}
     assert set(re.findall(r"\{\{(\w+)\}\}", query.legend)) <= kept
+
+
+@pytest.mark.parametrize("query", dashboard_queries(), ids=lambda query: query.place)
+def test_query_counts_no_processes_by_what_a_target_tells_once(query: Query) -> None:
+    # Processes on one port tell of such a gauge together: a sum is one of targets, whose legend has to say so.
+    found = re.findall(r"\b(?:sum|count)(?: by \([^)]*\))? ?\((\w+)", query.text)
+    assert not set(found) & TOLD_ONCE or "targets" in query.legend
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -46,9 +48,22 @@ async def only(collector: Collector, name: str) -> ReceivedSpan:
     return span
 
 
+async def is_recorded(push: Any, metadata: Any) -> bool:
+    """Tell whether a worker has recorded what it sent."""
+    wanted = push_service_pb2.ListDeliveriesRequest(
+        filter=push_service_pb2.DeliveryFilter(state=push_service_pb2.DELIVERY_STATE_SENT)
+    )
+    return bool((await push.ListDeliveries(wanted, metadata=metadata)).deliveries)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "receipt"),
+    [("parentbased_always_on", ACKNOWLEDGE), ("parentbased_always_off", "acknowledge deliveries")],
+)
 async def test_push_is_followed_over_two_processes(
-    database_urls: DatabaseUrls, redis_url: str, collector: Collector, tmp_path: Path
+    database_urls: DatabaseUrls, redis_url: str, collector: Collector, tmp_path: Path, sampler: str, receipt: str
 ) -> None:
+    """To its end, also where no call is sampled but the one that accepted it."""
     pushed: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     async def relay(request: web.Request) -> web.Response:
@@ -69,6 +84,7 @@ async def test_push_is_followed_over_two_processes(
             "SYNCBEAT_WEBHOOK_PRIVATE": "true",
             "SYNCBEAT_DELIVERY_POLL_S": "0.1",
             "SYNCBEAT_TRACE_CALLERS": "true",
+            "OTEL_TRACES_SAMPLER": sampler,
         }
         started = []
         for role in ("rpc", "worker"):
@@ -98,20 +114,14 @@ async def test_push_is_followed_over_two_processes(
         assert tuple(traceparent.split("-")[1:3]) == attempted.ids
         assert attempted.attributes["syncbeat.delivery.state"] == "SENT"
 
-        async def recorded() -> bool:
-            wanted = push_service_pb2.ListDeliveriesRequest(
-                filter=push_service_pb2.DeliveryFilter(state=push_service_pb2.DELIVERY_STATE_SENT)
-            )
-            return bool((await push.ListDeliveries(wanted, metadata=backend)).deliveries)
-
-        await wait_until(recorded)
+        await wait_until(partial(is_recorded, push, backend))
         await push.AcknowledgeDelivery(
             push_service_pb2.AcknowledgeDeliveryRequest(
                 ack_token=ack_token, kind=push_service_pb2.ACKNOWLEDGE_KIND_RECEIVED
             )
         )
-        receipt = await only(collector, ACKNOWLEDGE)
-        assert receipt.links == [attempted.ids]
+        acknowledged = await only(collector, receipt)
+        assert (acknowledged.parent, acknowledged.links) == ("", [attempted.ids])
 
         statements = {span.name for span in collector.spans if span.ids[0] == TRACE}
         assert "INSERT notifications" in statements

@@ -8,10 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from syncbeat_server.events.model import LIST_START, EventFilter, EventState, ListPlace
+from syncbeat_server.events.model import LIST_START, Effects, EventFilter, EventState, ListPlace, NotificationEffect
 from syncbeat_server.events.retention import old_rows
 from syncbeat_server.events.store.event_rows import list_events
 from syncbeat_server.ops.metrics import Metrics
+from syncbeat_server.ops.tracing.spans import SpanKind, active, current_traceparent
+from syncbeat_server.push.model import Content, Target
 from syncbeat_server.storage.postgres import database as database_module
 from syncbeat_server.storage.postgres.database import Database, Row
 from syncbeat_server.storage.retention import Retention
@@ -19,7 +21,8 @@ from tests.events.test_publish_batches import statements
 from tests.support.build import APP
 from tests.support.events import change, event, make_ingest
 from tests.support.fake_clock import START, FakeClock
-from tests.support.seed import value_of
+from tests.support.otlp import idle_tracer
+from tests.support.seed import rows_of, value_of
 
 __all__ = ["statements"]
 
@@ -40,6 +43,24 @@ async def test_batch_of_events_takes_three_statements(
 
     assert len(statements) == 3
     assert [one.receipt.state for one in answers] == [EventState.ACCEPTED] * 20 + [EventState.DUPLICATE] * 2
+
+
+async def test_notification_of_a_batch_is_traced_to_the_call_of_its_event(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest, tracer = make_ingest(database, clock), idle_tracer(monkeypatch)
+    shown = NotificationEffect(Content(title="t"), (Target(user_id="alice"),))
+
+    async def call(number: int) -> str:
+        with active(tracer.start("a call", SpanKind.SERVER, {})):
+            effects = Effects(notification=shown)
+            answer = await ingest.ingest(event(f"e{number}", subject=f"s{number}", effects=effects))
+            return f"{answer.result.notification_id} {current_traceparent()}"
+
+    calls = await asyncio.gather(*(call(number) for number in range(3)))
+
+    rows = await rows_of(database, "SELECT notification_id || ' ' || traceparent FROM notifications")
+    assert sorted(one for (one,) in rows) == sorted(calls)
 
 
 async def test_page_of_large_events_reads_no_more_than_it_answers(

@@ -23,7 +23,7 @@ RULE = DoorRule(connections=8, read_s=0.2)
 
 @asynccontextmanager
 async def webhooks() -> AsyncIterator[int]:
-    async with serve_webhooks("127.0.0.1:0", Desk([]).door(), share_port=False, rule=RULE) as server:
+    async with serve_webhooks("127.0.0.1:0", Desk([]).door(), lambda *_: "", share_port=False, rule=RULE) as server:
         yield server.sockets[0].getsockname()[1]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import aiohttp
@@ -27,6 +29,7 @@ from syncbeat_server.errors import (
 from syncbeat_server.http.webhooks.door import IngestRule
 from syncbeat_server.http.webhooks.endpoint import MOST_BODY, DoorRule, serve_webhooks
 from syncbeat_server.http.webhooks.model import SignatureFault, WebhookOutcome
+from syncbeat_server.rpc.pipeline.client_address import full_address
 from tests.support.fake_clock import START, ahead, wait_until
 from tests.support.raw_http import connected, is_over
 from tests.support.webhooks import Desk, body_of, made_secret, sign, source_of
@@ -46,9 +49,13 @@ class Answer(NamedTuple):
     text: str
 
 
+PROXIES = (ipaddress.ip_network("127.0.0.0/8"),)
+ADDRESS_OF = partial(full_address, trusted=PROXIES)
+
+
 @asynccontextmanager
 async def served(desk: Desk) -> AsyncIterator[int]:
-    async with serve_webhooks("127.0.0.1:0", desk.door(), share_port=False, rule=RULE) as server:
+    async with serve_webhooks("127.0.0.1:0", desk.door(), ADDRESS_OF, share_port=False, rule=RULE) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -74,6 +81,23 @@ async def post(
     async with aiohttp.ClientSession() as http, http.post(url, data=body, headers=headers) as answer:
         told = {name.lower(): value for name, value in answer.headers.items() if name.lower() != "date"}
         return Answer(answer.status, told, await answer.text())
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        ({}, "127.0.0.1"),
+        ({"x-forwarded-for": "203.0.113.9, 2001:db8::1"}, "2001:db8::1"),
+        ({"X-Forwarded-For": "made up"}, "127.0.0.1"),
+    ],
+)
+async def test_address_of_a_sender_is_the_one_that_a_trusted_proxy_forwards(
+    desk: Desk, port: int, forwarded: dict[str, str], address: str
+) -> None:
+    scheme = SignatureScheme.STRIPE
+    headers = sign(scheme, made_secret(scheme), BODY, START) | forwarded
+    assert (await post(port, headers=headers)).status == 200
+    assert desk.addresses == [address]
 
 
 @pytest.mark.parametrize("scheme", SignatureScheme)

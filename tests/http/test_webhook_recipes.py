@@ -193,6 +193,19 @@ async def test_update_without_a_ban_leaves_a_user_disabled_whom_an_operator_disa
 
 
 @pytest.mark.usefixtures("secrets")
+async def test_entries_of_the_audit_log_have_the_sender_and_its_address(
+    database_urls: DatabaseUrls, redis_url: str
+) -> None:
+    created, banned = samples("clerk")[:2]
+    async with sending(database_urls, redis_url, "clerk") as sender:
+        assert await sender.send(created, "msg_0") == (200, "ACCEPTED")
+        assert await sender.send(banned, "msg_1") == (200, "ACCEPTED")
+        entries = "SELECT concat_ws(' ', action, actor, address, details::json ->> 'event_id') FROM audit_entries"
+        told = await sender.stands(f"{entries} WHERE app_id = 'shop' AND subject LIKE 'user:%'")
+    assert told == ["USER_DISABLED service:webhook:clerk 127.0.0.1 msg_1"]
+
+
+@pytest.mark.usefixtures("secrets")
 async def test_stripe_event_that_comes_again_with_other_counts_is_a_duplicate(
     database_urls: DatabaseUrls, redis_url: str
 ) -> None:

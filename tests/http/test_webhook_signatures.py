@@ -234,7 +234,7 @@ async def test_mutated_requests_are_never_accepted(caplog: pytest.LogCaptureFixt
         mutation = MUTATIONS[number // len(SignatureScheme) % len(MUTATIONS)]
         mutated, body = mutation(chance, scheme, headers, BODY)
         assert (mutated, body) != (headers, BODY), mutation.__name__
-        answer = await door.receive("shop", str(scheme), in_lists(mutated), body, lambda: pytest.fail("known"))
+        answer = await door.receive("shop", str(scheme), in_lists(mutated), body, lambda: pytest.fail("known"), str)
         assert not answer.headers
         answers.add((answer.status, answer.body, answer.content_type))
         assert not desk.ingested, f"{mutation.__name__} of {scheme}"
@@ -247,5 +247,5 @@ async def test_mutated_requests_are_never_accepted(caplog: pytest.LogCaptureFixt
 async def test_unmutated_request_is_accepted(scheme: SignatureScheme) -> None:
     desk = Desk([source_of(scheme)])
     headers = in_lists(sign(scheme, made_secret(scheme), BODY, START))
-    answer = await desk.door().receive("shop", str(scheme), headers, BODY, lambda: None)
+    answer = await desk.door().receive("shop", str(scheme), headers, BODY, lambda: None, str)
     assert (answer.status, len(desk.ingested)) == (200, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -100,6 +101,39 @@ async def test_any_process_answers_for_all(folder: Path) -> None:
             merged = values(await one.merged())
             assert merged["calls_total,of=a"] == 7
             assert merged["syncbeat_metrics_processes,state=answered"] == 3
+
+
+async def test_folder_with_a_long_path_is_used(folder: Path) -> None:
+    deep = folder / ("x" * 120) / ("y" * 120)
+    deep.mkdir(parents=True)
+    own, other = ProcessExchange(deep, counted(1)), ProcessExchange(deep, counted(2))
+    async with own.offered(), other.offered():
+        assert values(await own.merged())["syncbeat_metrics_processes,state=answered"] == 2
+        assert values(await other.merged())["calls_total,of=a"] == 3
+    assert not list(deep.glob("*.sock"))
+
+
+async def test_gauge_that_is_no_number_costs_no_process_its_metrics(folder: Path) -> None:
+    broken = counted(1)
+    for name, value in (("nan", math.nan), ("up", math.inf), ("down", -math.inf)):
+        Gauge(name, "x", registry=broken).set(value)
+    own, other = ProcessExchange(folder, counted(2, ready=math.nan)), ProcessExchange(folder, broken)
+    async with own.offered(), other.offered():
+        merged = values(await own.merged())
+    assert (merged["calls_total,of=a"], merged["syncbeat_ready"]) == (3, 1), "of those that know"
+    assert merged["syncbeat_metrics_processes,state=answered"] == 2
+    assert math.isnan(merged["nan"])
+    assert (merged["up"], merged["down"]) == (math.inf, -math.inf)
+
+
+async def test_document_that_cannot_be_read_costs_the_others_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "1-bad.json").write_bytes(b"[")
+    own = ProcessExchange(folder, counted(1))
+    async with own.offered():
+        assert values(await own.merged())["calls_total,of=a"] == 1
+    assert [record.__dict__["document"] for record in caplog.records] == ["1-bad"]
 
 
 async def test_counters_of_a_process_that_ended_stay(folder: Path) -> None:

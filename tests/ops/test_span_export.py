@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
@@ -11,9 +12,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from syncbeat_server.app.operations.tracing import running_tracer
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.ops.shutdown_budget import ShutdownBudget
-from syncbeat_server.ops.tracing.otlp import OtlpTracer
+from syncbeat_server.ops.tracing.otlp import MOST_LINKS, OtlpTracer
 from syncbeat_server.ops.tracing.spans import SpanKind, active, current_traceparent, recorded_span, trace_headers
 from syncbeat_server.ops.tracing.trace_context import parse_traceparent
+from syncbeat_server.storage.batcher import Batcher
 from tests.support.fake_clock import wait_until
 from tests.support.otlp import Collector, collecting, exports_are_over
 from tests.support.ports import free_port
@@ -124,3 +126,71 @@ async def test_span_that_is_left_out_passes_its_context_on(monkeypatch: pytest.M
     with active(tracer.start("a call", SpanKind.SERVER, {})):
         assert recorded_span() is None
         assert not int(current_traceparent()[-2:], 16) & 1
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+async def test_batch_is_a_trace_of_its_own_that_is_linked_to_all_of_its_calls(
+    monkeypatch: pytest.MonkeyPatch, sampled: bool
+) -> None:
+    """The first call of the batch is left out: whether one sees the transaction must not hang on who came first."""
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        assert parse_traceparent(current_traceparent()) is not None
+        return items
+
+    async with collecting() as collector:
+        tracer = tracer_to(collector.url, monkeypatch, Dropped())
+        batcher = Batcher(write)
+
+        async def call(number: int, traceparent: str) -> str:
+            with active(tracer.start("a call", SpanKind.SERVER, {}, parent=parse_traceparent(traceparent))):
+                await batcher.submit(number)
+                return current_traceparent()
+
+        last = SAMPLED if sampled else LEFT_OUT
+        # More than a span may be linked to, of which the sampled one is the last.
+        traces = [LEFT_OUT] * (MOST_LINKS + 1) + [last]
+        calls = await asyncio.gather(*(call(number, each) for number, each in enumerate(traces)))
+        await batcher.drain()
+        done = tracer.close()
+        await wait_until(done.done)
+        batches = [span for span in collector.spans if span.name.startswith("batch ")]
+    if not sampled:
+        assert not batches
+        return
+    (batch,) = batches
+    assert (batch.parent, batch.attributes["syncbeat.batch.size"]) == ("", len(traces))
+    assert batch.ids[0] != SAMPLED.split("-")[1]
+    assert len(batch.links) == MOST_LINKS
+    (seen,) = collector.named("a call")
+    assert seen.ids == batch.links[0] == tuple(calls[-1].split("-")[1:3])
+    assert seen.links == [batch.ids]
+
+
+async def test_batch_of_one_call_is_work_of_its_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def write(items: Sequence[int]) -> Sequence[int]:
+        seen.append(current_traceparent())
+        return items
+
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped())
+    batcher = Batcher(write)
+    with active(tracer.start("a call", SpanKind.SERVER, {})) as span:
+        await asyncio.gather(*(batcher.submit(number) for number in range(3)))
+        await batcher.drain()
+    assert seen == [span.context.traceparent], "which needs no span of a batch"
+    tracer.close()
+    await exports_are_over()
+
+
+async def test_detached_span_begins_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = tracer_to(f"http://127.0.0.1:{free_port()}", monkeypatch, Dropped(), ALWAYS_OFF)
+    call = tracer.start("a call", SpanKind.SERVER, {})
+    assert not call.is_recorded
+    other = call.detached("settle", SpanKind.CLIENT, {}, [SAMPLED])
+    assert other.is_recorded
+    assert other.context.trace_id != call.context.trace_id
+    assert not call.detached("settle", SpanKind.CLIENT, {}, [LEFT_OUT]).is_recorded
+    tracer.close()
+    await exports_are_over()

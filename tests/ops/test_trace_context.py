@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from syncbeat_server.ops.tracing.trace_context import MOST_TRACESTATE_OCTETS, from_metadata, parse_traceparent
@@ -87,6 +89,7 @@ def test_traces_are_exported_by_the_standard_variables(variables: dict[str, str]
     ("name", "text"),
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317"),
     ],
@@ -94,3 +97,13 @@ def test_traces_are_exported_by_the_standard_variables(variables: dict[str, str]
 def test_variables_that_cannot_be_used_are_named(name: str, text: str) -> None:
     (fault,) = trace_faults(ENDPOINT | {name: text})
     assert fault.startswith(name)
+
+
+def test_refusal_of_the_protocol_grpc_names_a_way_out_that_is_one() -> None:
+    grpc = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    (fault,) = trace_faults(grpc)
+    named = dict(re.findall(r"(OTEL_\w+)=(\S+[^\s,])", fault))
+    assert named.keys() == {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"}
+    # Both are of traces alone, so that what else reads the others goes on as it is.
+    assert exports_traces(grpc | named)
+    assert trace_faults(grpc | named) == []

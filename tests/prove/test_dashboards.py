@@ -39,6 +39,7 @@ EMPTY = {
     "overview: Alarms that fire, A",
     "overview: Calls refused, A",
     "overview: Calls refused, B",
+    "overview: Calls refused, C",
     "overview: Errors, A",
     "push: Deliveries that wait, A",
     "push: Funnel, C",

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,9 +25,11 @@ from syncbeat_server.rpc.validation.wire_format import (
     public_request_fault,
     undecodable_strings,
 )
+from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import ahead, settle, wait_until
+from tests.support.ports import free_port
 from tests.support.raw_http2 import RawConnection, grpc_message, raw_connection
-from tests.support.rpc_server import BACKEND, METHODS, Caller, Server, path_of
+from tests.support.rpc_server import BACKEND, METHODS, Caller, Server, path_of, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -225,6 +228,20 @@ async def test_request_stall_limit_per_connection(server: Server, token: str, ma
         ended = [stream for stream in streams if raw.answers[stream].is_over]
         assert ended == streams[:-most], "those that wait for longest"
         assert {raw.answers[stream].status for stream in ended} == {"8"}
+
+
+async def test_request_stall_is_no_overload_of_the_server(database_urls: DatabaseUrls, redis_url: str) -> None:
+    ops = f"127.0.0.1:{free_port()}"
+    most = request_body.MAX_STALLED_PER_CONNECTION
+    async with running_server(database_urls, redis_url, OPS_LISTEN=ops) as server:
+        async with raw_connection(server.address) as raw:
+            streams = [half(path_of(PUBLISH), raw) for _ in range(3 * most)]
+            with ahead(request_body.STALLED_S):
+                await wait_until(lambda: sum(raw.answers[stream].is_over for stream in streams) >= 2 * most)
+        async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/metrics") as page:
+            metrics = await page.text()
+    assert 'grpc_code="RESOURCE_EXHAUSTED",grpc_method="PublishChanges"' in metrics
+    assert "syncbeat_calls_overloaded_total{" not in metrics
 
 
 async def test_request_stall_limit_of_unauthenticated_callers(server: Server) -> None:

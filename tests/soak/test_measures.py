@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_devtools.soak.measure.histogram import COARSE, FINE, Histogram
-from syncbeat_devtools.soak.measure.recorder import Recorder
+from syncbeat_devtools.soak.measure.recorder import OpenPush, Recorder
 from syncbeat_devtools.soak.measure.series import MOST_POINTS
 from syncbeat_devtools.soak.measure.state_file import read_state, write_state
 from syncbeat_devtools.soak.plan import Operation
@@ -78,10 +78,12 @@ def test_soak_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     recorder = two_days()
     recorder.totals.push_states["SENT"] = 3
     recorder.totals.lateness.add(0.25)
+    recorder.open_pushes = [OpenPush("id", 12.5, {"PENDING": 2})]
     path = tmp_path / "state.json"
     write_state(path, {"rate": 5.0}, 12.5, recorder)
     run, elapsed_s, back = read_state(path)
     assert (run, elapsed_s) == ({"rate": 5.0}, 12.5)
+    assert back.open_pushes == recorder.open_pushes
     again = tmp_path / "again.json"
     write_state(again, run, elapsed_s, back)
     assert json.loads(again.read_text()) == json.loads(path.read_text())

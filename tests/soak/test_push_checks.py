@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from syncbeat_devtools.soak.load.push_checks import PushChecks
+from syncbeat_devtools.soak.measure.recorder import Recorder
+from syncbeat_devtools.soak.measure.state_file import read_state, write_state
 from tests.support.fake_clock import FakeClock
 
 pytestmark = pytest.mark.unit
@@ -88,3 +91,29 @@ async def test_a_push_whose_look_is_cancelled_by_the_end_of_the_run_is_looked_at
     await asyncio.gather(running, return_exceptions=True)
     await finish(checks, clock)
     assert states == {"SENT": 1}
+
+
+async def test_pushes_that_are_open_when_a_run_is_killed_count_in_its_next_life(tmp_path: Path) -> None:
+    clock, recorder, path = FakeClock(), Recorder(), tmp_path / "state.json"
+    checks = PushChecks(Deliveries({}).look, recorder.totals.push_states, clock)
+    checks.add("seen to wait")
+    running = asyncio.ensure_future(checks.run())
+    await clock.advance(6.0)
+    checks.add("new")
+    recorder.open_pushes = checks.open_pushes()
+    write_state(path, {}, 6.0, recorder)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    clock = FakeClock()
+    _, _, recorder = read_state(path)
+    states = recorder.totals.push_states
+    checks = PushChecks(Deliveries({"new": "SENT"}).look, states, clock, recorder.open_pushes)
+    running = asyncio.ensure_future(checks.run())
+    await clock.advance(1.0)
+    assert states == {"SENT": 1}
+    await clock.advance(120.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert states == {"SENT": 1, "PENDING": 1}, "given up after two minutes of both lives together"
+    assert checks.open_pushes() == []

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
+from syncbeat.v1 import directory_service_pb2, sync_service_pb2
 from syncbeat.v1 import ops_service_pb2 as pb
-from syncbeat.v1 import sync_service_pb2
 from syncbeat_devtools.embedded import EmbeddedStores
 from syncbeat_server.ops.settings.server import Role
 from tests.support.databases import DatabaseUrls
@@ -25,6 +26,11 @@ DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
 OK, WARN, ROLLBACK = pb.SLO_VERDICT_OK, pb.SLO_VERDICT_WARN, pb.SLO_VERDICT_ROLLBACK
 # An hour is as short as it may be, and a share of few calls is judged.
 SHORT = {"SLO_WINDOW_SCALE": "0.001", "SLO_LEAST_EVENTS": "5"}
+DEADLOCKED = """
+CREATE FUNCTION raise_deadlock() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '40P01'; END $$;
+CREATE TRIGGER plant BEFORE INSERT OR UPDATE ON preferences FOR EACH STATEMENT EXECUTE FUNCTION raise_deadlock()
+"""
 
 
 async def report(server: Server, matches: Callable[[Any], bool] = bool, request: Any = REPORT) -> Any:
@@ -115,6 +121,31 @@ async def test_outage_turns_the_report_to_rollback_and_back(
         assert (await report(server, lambda one: one.verdict == OK)).verdict == OK
         budgets = {one.name: one.error_budget_remaining for one in back.objectives}
         assert budgets["availability"] < 0, "spent, for thirty days that are 43 minutes here"
+
+
+async def test_calls_that_the_database_refuses_under_load_spend_the_availability(
+    database_urls: DatabaseUrls, redis_url: str, free_port: int
+) -> None:
+    ops = f"127.0.0.1:{free_port}"
+    async with running_server(database_urls, redis_url, OPS_LISTEN=ops) as server:
+        await server.register("ann", "phone")
+        conn = await asyncpg.connect(database_urls.admin_url)
+        await conn.execute(DEADLOCKED)
+        for number in range(3):
+            refusal = await server.user("ann").refusal(
+                directory_service_pb2.SetPreferencesRequest(user_id="ann", max_per_day=number + 1)
+            )
+            assert refusal.told == ("RESOURCE_EXHAUSTED", "OVERLOADED")
+        await conn.execute("DROP FUNCTION raise_deadlock() CASCADE")
+        await conn.close()
+        answer = await report(server)
+        async with aiohttp.ClientSession() as session, session.get(f"http://{ops}/metrics") as page:
+            metrics = await page.text()
+    budgets = {one.name: one.error_budget_remaining for one in answer.objectives}
+    assert budgets["availability"] < 0, "three of fewer than a dozen calls"
+    assert budgets["errors"] == 1.0
+    labels = 'grpc_method="SetPreferences",grpc_service="syncbeat.v1.DirectoryService"'
+    assert f"syncbeat_calls_overloaded_total{{{labels}}} 3.0" in metrics
 
 
 async def test_report_counts_figures_that_were_put(database_urls: DatabaseUrls, redis_url: str) -> None:

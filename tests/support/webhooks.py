@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -97,6 +97,7 @@ class Desk:
     sources: Sequence[Source]
     clock: FakeClock = field(default_factory=FakeClock)
     ingested: list[MappedEvent] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
     counted: list[tuple[str, WebhookOutcome, SignatureFault | None]] = field(default_factory=list)
     outcome: WebhookOutcome | Exception = WebhookOutcome.ACCEPTED
     rule: IngestRule = field(default_factory=IngestRule)
@@ -107,7 +108,10 @@ class Desk:
         by_name = {(source.app_id, source.name): source for source in self.sources}
         return WebhookDoor(lambda: by_name, self._ingest, self._count, self.clock, self.rule)
 
-    async def _ingest(self, _source: Source, event: MappedEvent, _within_s: float) -> WebhookOutcome:
+    async def _ingest(
+        self, _source: Source, event: MappedEvent, _within_s: float, address: Callable[[], str]
+    ) -> WebhookOutcome:
+        self.addresses.append(address())
         self.ingested.append(event)
         if self.hold is not None:
             await self.hold.wait()

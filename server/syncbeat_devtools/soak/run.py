@@ -130,7 +130,7 @@ async def _soak(
             elapsed_s = min(driver.elapsed_s, request.duration_s)
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            _save(request, life, elapsed_s)
+            _save(request, life, driver, elapsed_s)
         if stop.is_set() and elapsed_s < request.duration_s:
             _say(f"soak: stopped after {elapsed_s:.0f} s; --resume goes on, and the users stay until its end")
             return 130
@@ -204,12 +204,13 @@ async def _watch(
             _say(progress_line(recorder, driver.elapsed_s, request.duration_s, driver.in_flight, driver.open_streams))
         if now_s - saved_at >= request.save_every_s:
             saved_at = now_s
-            _save(request, life, driver.elapsed_s)
+            _save(request, life, driver, driver.elapsed_s)
         await clock.sleep(_TICK_S)
 
 
-def _save(request: SoakRequest, life: _Life, elapsed_s: float) -> None:
+def _save(request: SoakRequest, life: _Life, driver: Driver, elapsed_s: float) -> None:
     """Save the records, or say that they could not be: a disk that is full for a moment ends no run of days."""
+    life.recorder.open_pushes = driver.checks.open_pushes()
     try:
         write_state(request.out / STATE, life.run, elapsed_s, life.recorder)
     except OSError as error:

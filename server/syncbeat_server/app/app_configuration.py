@@ -85,7 +85,10 @@ class AppConfiguration:
         return () if app is None else app.sources.keys()
 
     def require(self, check: Callable[[Mapping[str, AppSettings]], object]) -> None:
-        """Adopt only apps for which `check` does not raise: it is asked before any watcher hears of a changed file."""
+        """Adopt only apps for which `check` does not raise: it is asked before any watcher hears of a changed file.
+
+        It is asked in another thread.
+        """
         self._checks.append(check)
 
     def on_change(self, watcher: Callable[[], None]) -> None:
@@ -110,11 +113,11 @@ class AppConfiguration:
             await self._clock.sleep(self._look_every_s)
             try:
                 snapshot = await asyncio.to_thread(self._read_files)  # a network's file system may be slow
-                self._apply(snapshot)
+                await self._apply(snapshot)
             except Exception as error:  # noqa: BLE001  # no file may end a process that serves by its previous content
                 self._trouble.report(error.message if isinstance(error, SyncbeatError) else type(error).__name__)
 
-    def _apply(self, snapshot: _Snapshot) -> None:
+    async def _apply(self, snapshot: _Snapshot) -> None:
         before, self._snapshot = self._snapshot, snapshot
         if any(self._accounts_in_use.get(path, mark) != mark for path, mark in snapshot.accounts):
             self._notify()
@@ -128,8 +131,8 @@ class AppConfiguration:
         # A file that is still being written may end between two tables, and parse: it must stay the same once more.
         if snapshot.document == before.document:
             if apps != self.current:
-                for check in self._checks:
-                    check(apps)
+                for check in self._checks:  # in a thread: they read files, and try mappings on samples
+                    await asyncio.to_thread(check, apps)
                 self._adopt(apps, templates)
                 _log.info("apps read anew", extra={"apps": sorted(apps)})
             self._in_use = snapshot.document

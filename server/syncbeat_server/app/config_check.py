@@ -100,7 +100,7 @@ def _steps_of_rpc(
     steps.append(partial(require_allow_lists, settings))
     if issuers is not None:
         steps.append(partial(credentials_of, settings, apps, issuers, {}))
-    return [*steps, partial(rpc_listeners, settings), partial(require_sources, settings)]
+    return [*steps, partial(rpc_listeners, settings), partial(require_sources, settings.keep_events_days, apps)]
 
 
 async def find_config_warnings(settings: Settings, stores: Stores) -> list[str]:

@@ -122,5 +122,7 @@ async def _metrics_of_group(process: Process) -> AsyncIterator[Callable[[], Awai
         try:
             await stack.enter_async_context(exchange.offered())
         except OSError as error:
-            raise ConfigurationError(f"SYNCBEAT_METRICS_DIR: {folder} cannot be used: {error.strerror}") from error
+            raise ConfigurationError(
+                f"SYNCBEAT_METRICS_DIR: {folder} cannot be used: {error.strerror or error}"
+            ) from error
         yield exchange.merged

@@ -148,9 +148,8 @@ class BatchIngest:
                 notifications.append(wake_up)
             if event.effects.notification is not None:
                 notification_id = new_notification_id(now)
-                notifications.append(
-                    notification_of(event.app_id, event.caller, event.effects.notification, notification_id)
-                )
+                wanted, parent = event.effects.notification, event.traceparent
+                notifications.append(notification_of(event.app_id, event.caller, wanted, notification_id, parent))
             if event.effects != NO_EFFECTS:
                 results[place] = EffectResult(heads.get(place, ()), trigger_id, notification_id)
         return results, notifications

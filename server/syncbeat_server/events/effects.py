@@ -21,7 +21,7 @@ from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.ratelimit.user_tiers import check_tier, grant_tier
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.writer import Append, append, lock_existing, lock_scope
+from syncbeat_server.sync.feed.writer import Append, append, lock_in_order, lock_scope
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
@@ -82,7 +82,8 @@ async def carry_out(
         accepted.append(effects.trigger.wake_up(app_id, caller, heads, new_notification_id(now)))
     if effects.notification is not None:
         await _require_scopes(conn, app_id, effects.notification)
-        accepted.append(notification_of(app_id, caller, effects.notification, new_notification_id(now)))
+        notification_id = new_notification_id(now)
+        accepted.append(notification_of(app_id, caller, effects.notification, notification_id, current_traceparent()))
     await accept(conn, accepted)
     result = EffectResult(
         heads,
@@ -92,8 +93,10 @@ async def carry_out(
     return result, Notices(app_id, told.callers, told.members, heads, deliveries=bool(accepted))
 
 
-def notification_of(app_id: str, caller: str, effect: NotificationEffect, notification_id: str) -> NewNotification:
-    """Return the notification of an effect under an id."""
+def notification_of(
+    app_id: str, caller: str, effect: NotificationEffect, notification_id: str, traceparent: str
+) -> NewNotification:
+    """Return the notification of an effect under an id, for the call of a traceparent."""
     return NewNotification(
         app_id=app_id,
         notification_id=notification_id,
@@ -109,7 +112,7 @@ def notification_of(app_id: str, caller: str, effect: NotificationEffect, notifi
         critical=effect.critical,
         ttl_s=effect.ttl_s,
         patient=effect.patient,
-        traceparent=current_traceparent(),
+        traceparent=traceparent,
     )
 
 
@@ -129,15 +132,14 @@ def announce(notices: Sequence[Notices], notifier: ChangeNotifier, recorder: Hin
 
 
 async def _lock_ahead(conn: Connection, app_id: str, effects: Effects) -> None:
-    """Lock users and the scopes that are there before deliveries, which disabling and deleting users lock (ADR 66)."""
-    names = {one.scope for one in effects.members} | {change.scope for change in effects.changes}
-    if len(effects.users) > 1 or (effects.users and names):
+    """Lock users and scopes before deliveries, which disabling and deleting users lock (ADR 66)."""
+    created = {one.scope for one in effects.members if one.add} | {change.scope for change in effects.changes}
+    left = {(app_id, one.scope) for one in effects.members} - {(app_id, name) for name in created}
+    if len(effects.users) > 1 or (effects.users and (created or left)):
         await user_access.lock(conn, app_id, [one.user_id for one in effects.users])
-    if effects.users or effects.members:
-        await lock_existing(conn, app_id, names)
-    if len(effects.members) > 1:
-        for name in sorted({one.scope for one in effects.members if one.add}):
-            await lock_scope(conn, app_id, name)
+    if effects.members or (effects.users and created):
+        there = await existing_scopes(conn, left)  # those that users only leave are not made for it
+        await lock_in_order(conn, app_id, created, [name for _, name in there])
 
 
 async def _change_users(conn: Connection, app_id: str, effects: Effects, told: _Told) -> None:

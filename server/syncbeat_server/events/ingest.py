@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 from syncbeat_server.audit.model import AuditAction
@@ -17,6 +18,7 @@ from syncbeat_server.events.model import EventKey, EventRule, EventState, Incomi
 from syncbeat_server.events.policy.effect_methods import check_allowed
 from syncbeat_server.events.single_ingest import Attempt, SingleIngest
 from syncbeat_server.events.store.event_batches import RacedError
+from syncbeat_server.ops.tracing.spans import current_traceparent
 from syncbeat_server.runtime.concurrency_limit import ConcurrencyLimit
 from syncbeat_server.runtime.deadline import time_left_s
 from syncbeat_server.storage.batcher import Batcher, BatchRule
@@ -87,7 +89,7 @@ class EventIngest:
         if _is_shared(event):
             # A twin that takes longer than a lock is waited for is waited for again, alone.
             with suppress(RunAloneError, LockTimeout):
-                answer = await self._batches.submit(event)
+                answer = await self._batches.submit(_with_trace(event))
         if answer is None:
             answer = await self._ingest_alone(event)
         self._counts.ingested(event.app_id, event.source, answer.receipt.state)
@@ -155,6 +157,11 @@ class EventIngest:
 
 def _subject_of(key: EventKey) -> str:
     return f"event:{key.source}/{key.event_id}"
+
+
+def _with_trace(event: IncomingEvent) -> IncomingEvent:
+    traceparent = current_traceparent()
+    return replace(event, traceparent=traceparent) if traceparent else event
 
 
 def _is_shared(event: IncomingEvent) -> bool:

@@ -115,6 +115,7 @@ class IncomingEvent:
         payload_json: What it carried, for the record.
         content_hash: Tells a repetition from another event under the same id.
         methods: The RPCs that its sender may call, each effect being one; None: all.
+        traceparent: That of the call that it came with, for a batch of several; '' for none.
     """
 
     app_id: str
@@ -129,6 +130,7 @@ class IncomingEvent:
     effects: Effects
     content_hash: bytes
     methods: frozenset[str] | None = None
+    traceparent: str = ""
 
     @property
     def key(self) -> EventKey:

@@ -13,6 +13,8 @@ from syncbeat_server.directory.model import QuietHours, TokenUse
 
 MAX_OTHER_SCOPES = 30
 """Number of scopes that a wake-up names beside its own; beyond it says only that there are more."""
+QUEUE_ATTRIBUTES = {"messaging.system": "syncbeat", "messaging.destination.name": "deliveries"}
+"""The attributes by which spans name the queue."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 

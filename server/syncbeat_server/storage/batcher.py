@@ -116,9 +116,9 @@ class Batcher(Generic[Item, Answer]):
     ) -> asyncio.Task[_Failure]:
         # In a context of no single caller.
         context, shared = fresh_context(self._origin(batch)), None
-        spans = [call[3] for call in batch if call[3] is not None]
+        spans = list(dict.fromkeys(call[3] for call in batch if call[3] is not None))
         if spans:
-            shared = _batch_span(spans, self._name) if len(spans) > 1 else None
+            shared = _batch_span(spans, self._name, len(batch)) if len(spans) > 1 else None
             context.run(current_span.set, shared or spans[0])
         task = asyncio.get_running_loop().create_task(work, context=context)
         if shared is not None:
@@ -218,11 +218,17 @@ def _cancel_when_all_left(task: asyncio.Task[Any], futures: Sequence[asyncio.Fut
         future.add_done_callback(on_done)
 
 
-def _batch_span(spans: Sequence[Span], name: str) -> Span:
-    """Start the span of work that several calls share: below the first, linked to the others."""
-    first, *others = spans
-    attributes = {"syncbeat.batch.size": len(spans)}
-    return first.child(f"batch {name}", SpanKind.INTERNAL, attributes, [one.context.traceparent for one in others])
+def _batch_span(spans: Sequence[Span], name: str, size: int) -> Span:
+    """Start the span of work that several calls share: a trace of its own, linked to all of them, as they are to it.
+
+    Below one of them it would be seen by who follows that one alone, and be left out whenever that one is (ADR 176).
+    """
+    links = [one.context.traceparent for one in spans]
+    shared = spans[0].detached(f"batch {name}", SpanKind.INTERNAL, {"syncbeat.batch.size": size}, links)
+    if shared.is_recorded:
+        for one in spans:
+            one.link(shared.context.traceparent)
+    return shared
 
 
 def _end_span(span: Span, _task: asyncio.Task[Any]) -> None:

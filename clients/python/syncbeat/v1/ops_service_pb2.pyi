@@ -71,6 +71,8 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     """AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
     AUDIT_ACTION_EPOCHS_RENEWED: _AuditAction.ValueType  # 15
     """AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
+    AUDIT_ACTION_FIGURE_PUT: _AuditAction.ValueType  # 16
+    """AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """AuditAction is a sensitive thing that was done."""
@@ -115,6 +117,8 @@ AUDIT_ACTION_APP_ERASED: AuditAction.ValueType  # 14
 """AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
 AUDIT_ACTION_EPOCHS_RENEWED: AuditAction.ValueType  # 15
 """AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
+AUDIT_ACTION_FIGURE_PUT: AuditAction.ValueType  # 16
+"""AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _SloVerdict:

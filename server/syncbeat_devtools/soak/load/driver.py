@@ -44,7 +44,7 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Task[None]] = set()
         self._origin = 0.0
-        self.checks = PushChecks(calls.delivery_states, recorder.totals.push_states, clock)
+        self.checks = PushChecks(calls.delivery_states, recorder.totals.push_states, clock, recorder.open_pushes)
 
     @property
     def elapsed_s(self) -> float:

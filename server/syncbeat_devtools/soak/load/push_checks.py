@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from syncbeat_devtools.soak.measure.recorder import OpenPush
 from syncbeat_server.clock import Clock
 from syncbeat_server.rpc.deployment import CallError
 
@@ -35,17 +36,33 @@ class PushChecks:
     minutes, or was seen to wait when the run ends, is counted in the state that it waits in.
     """
 
-    def __init__(self, look: Callable[[str], Awaitable[dict[str, int]]], states: Counter[str], clock: Clock) -> None:
+    def __init__(
+        self,
+        look: Callable[[str], Awaitable[dict[str, int]]],
+        states: Counter[str],
+        clock: Clock,
+        open_pushes: Sequence[OpenPush] = (),
+    ) -> None:
+        """`open_pushes` are those of an earlier life of the run, which are looked at next."""
         self._look = look
         self._states = states
         self._clock = clock
-        self._open: list[_Open] = []  # a heap
+        now = clock.monotonic()
+        self._open = [  # a heap
+            _Open(now, now + one.left_s, one.notification_id, dict(one.found)) for one in open_pushes[:_MOST_OPEN]
+        ]
+        heapq.heapify(self._open)
 
     def add(self, notification_id: str) -> None:
         """Remember a push that was accepted now."""
         if len(self._open) < _MOST_OPEN:
             now = self._clock.monotonic()
             heapq.heappush(self._open, _Open(now + _FIRST_LOOK_S, now + _GIVE_UP_S, notification_id))
+
+    def open_pushes(self) -> list[OpenPush]:
+        """Return those whose outcome is not known yet, for another life of the run."""
+        now = self._clock.monotonic()
+        return [OpenPush(one.notification_id, max(0.0, one.give_up_at - now), dict(one.found)) for one in self._open]
 
     async def run(self) -> None:
         """Look after one push after the other, until it is cancelled."""

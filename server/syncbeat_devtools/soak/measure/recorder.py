@@ -13,6 +13,15 @@ _MOST_CAUSES = 200
 _MOST_CHANGES = 500
 
 
+@dataclass(frozen=True)
+class OpenPush:
+    """A push whose outcome is not known yet: for how long it is still looked at, and what the last look found."""
+
+    notification_id: str
+    left_s: float
+    found: dict[str, int]
+
+
 @dataclass
 class Recorder:
     """Keeps the records of a run. Moments are seconds of the run; the time between two lives is not among them."""
@@ -21,6 +30,8 @@ class Recorder:
     totals: Totals = field(default_factory=Totals)
     verdicts: list[tuple[float, str]] = field(default_factory=list)
     """The moments at which the verdict about the last window changed; the last 500."""
+    open_pushes: list[OpenPush] = field(default_factory=list)
+    """The pushes whose outcome was not known when the records were saved."""
 
     def success(self, operation: Operation, ended_s: float, seconds: float) -> None:
         """Count a call that took `seconds` from the moment it was planned for."""

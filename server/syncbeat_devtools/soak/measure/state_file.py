@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from syncbeat_devtools.soak.measure.histogram import COARSE, FINE, Histogram
-from syncbeat_devtools.soak.measure.recorder import Recorder
+from syncbeat_devtools.soak.measure.recorder import OpenPush, Recorder
 from syncbeat_devtools.soak.measure.series import Point, Series, Tally, Totals
 from syncbeat_devtools.soak.plan import Operation
 from syncbeat_server.errors import ConfigurationError
@@ -32,6 +32,7 @@ def write_state(path: Path, run: Mapping[str, Any], elapsed_s: float, recorder: 
         "points": [_of_point(point) for point in recorder.series.points],
         "totals": _of_totals(recorder.totals),
         "verdicts": recorder.verdicts,
+        "open_pushes": [[one.notification_id, one.left_s, one.found] for one in recorder.open_pushes],
     }
     replace_file(path, json.dumps(found, separators=(",", ":")))
 
@@ -62,6 +63,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], float, Recorder]:
             Series(float(found["width_s"]), [_to_point(one) for one in found["points"]]),
             _to_totals(found["totals"]),
             [(float(at_s), str(verdict)) for at_s, verdict in found["verdicts"]],
+            # Versions before did not save them.
+            [OpenPush(str(name), float(left_s), dict(states)) for name, left_s, states in found.get("open_pushes", [])],
         )
         return dict(found["run"]), float(found["elapsed_s"]), recorder
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def count_calls(feature: SloFeature) -> None:
     rpc, began_s = feature.metrics.rpc, time.process_time()
 
     def calls() -> Sums:
-        counted = call_amounts(rpc.counts(), rpc.shed)
+        counted = call_amounts(rpc.counts())
         ended = counted[Series.CALLS][0]
         return {**counted, Series.CPU: (time.process_time() - began_s, ended)}
 

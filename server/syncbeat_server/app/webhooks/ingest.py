@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from syncbeat_server.audit.origin import Origin, origin
 from syncbeat_server.clock import Clock
 from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.model import EventState, IncomingEvent
@@ -37,8 +38,10 @@ class SourceIngest:
         self._limits = _limits_of_ingest(limits)
         self._clock = clock
 
-    async def __call__(self, source: Source, event: MappedEvent, within_s: float) -> WebhookOutcome:
-        """Return what became of an event, once that is committed.
+    async def __call__(
+        self, source: Source, event: MappedEvent, within_s: float, address: Callable[[], str]
+    ) -> WebhookOutcome:
+        """Return what became of an event, once that is committed; entries of the audit log have its sender's address.
 
         Raises:
             InvalidRequest: what the mapping makes of it breaks the contract.
@@ -55,7 +58,9 @@ class SourceIngest:
             pending = self._limits.check(principal, request, request.ByteSize(), self._clock.monotonic())
             if pending is not None:
                 await self._limits.finish(pending)
-        answer = await self._ingest.ingest(source_event(request, principal, self._templates(source.app_id)))
+        made = source_event(request, principal, self._templates(source.app_id))
+        origin.set(Origin(made.caller, address))  # for this request, which has its connection and task for itself
+        answer = await self._ingest.ingest(made)
         return _OUTCOMES[answer.receipt.state]
 
 

@@ -21,13 +21,17 @@ from syncbeat_server.ops.settings.server import Settings
 _SAMPLE_ID = "sample"
 
 
-def require_sources(settings: Settings) -> None:
-    """Raise ConfigurationError, with a line for each fault, unless all sources can be used and fit their samples."""
+def require_sources(keep_events_days: float, apps: Mapping[str, AppSettings]) -> None:
+    """Raise ConfigurationError, with a line for each fault, unless all sources can be used and fit their samples.
+
+    A start and each reload go by it, in every process that serves RPCs, whether it serves the door or not: a file that
+    one of them adopted and another refused would be two configurations of one deployment.
+    """
     faults = [
         fault
-        for app_id, app in settings.all_apps().items()
+        for app_id, app in apps.items()
         for name in app.sources
-        for fault in source_faults(app_id, name, app, settings.keep_events_days)
+        for fault in source_faults(app_id, name, app, keep_events_days)
     ]
     if faults:
         raise ConfigurationError("\n".join(faults))

@@ -36,7 +36,7 @@ ReadFile = Callable[[Path], CredentialsFile]
 
 
 class WebhookSources:
-    """Present sources of all apps. One that cannot be used keeps a change of the file from being adopted."""
+    """Present sources of all apps."""
 
     def __init__(self, apps: AppConfiguration, keep_events_days: float) -> None:
         """Raises ConfigurationError: a source cannot be used."""
@@ -44,7 +44,6 @@ class WebhookSources:
         self._keep_events_days = keep_events_days
         self.current: Mapping[tuple[str, str], Source] = {}
         self._make()
-        apps.require(lambda changed: make_sources(changed, CredentialsFile.read, keep_events_days))
         apps.on_change(self._make)
 
     def _make(self) -> None:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 
@@ -24,6 +25,7 @@ REFRESH_S, JITTER = 300.0, 0.1
 COOLDOWN_S = 30.0
 STALE_S = 24 * 3_600.0
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 1.0, 10.0
+_MOST_TOLD = 10  # kids of a line of the log
 _NEVER = float("-inf")
 _NO_KEYS: Mapping[tuple[str, str], KeyRow] = {}
 
@@ -67,6 +69,7 @@ class JwksStore:
         self._fetched_at = self._forced_at = self._reserve_at = _NEVER
         self._failing = True
         self._faults: list[str] = []
+        self._told: Mapping[str, Any] | None = None
         self._trouble = FaultLog(
             _log,
             "the keys of an issuer could not be fetched",
@@ -87,7 +90,7 @@ class JwksStore:
         used = [row for row in rows if row.kid not in self._configured_kids]
         self._rows = {(row.kid, row.algorithm): row for row in used}
         self._kids = frozenset(row.kid for row in used if row.kid)
-        self._fetched_at = before._fetched_at
+        self._fetched_at, self._told = before._fetched_at, before._told
 
     @property
     def fetched_at(self) -> float:
@@ -240,6 +243,21 @@ class JwksStore:
         used = [row for row in rows if row.kid not in self._configured_kids]
         self._kids = frozenset(row.kid for row in used if row.kid)
         self._rows = {(row.kid, row.algorithm): row for row in with_kidless_row(used)}
+        self._tell_change({row.kid: row.key for row in used})
+
+    def _tell_change(self, keys: Mapping[str, Any]) -> None:
+        """Say in the log which keys the issuer added, took away or replaced since it was asked last (ADR 209)."""
+        before, self._told = self._told, keys
+        if before is None:
+            return  # the first answer
+        changes = {
+            "added": keys.keys() - before.keys(),
+            "removed": before.keys() - keys.keys(),
+            "replaced": {kid for kid in keys.keys() & before.keys() if keys[kid] != before[kid]},
+        }
+        told = {name: sorted(kids)[:_MOST_TOLD] for name, kids in changes.items() if kids}
+        if told:
+            _log.warning("the keys of an issuer changed", extra={"issuer": self.issuer.name, **told})
 
     async def _get(self) -> tuple[bytes | None, str]:
         """Return the document (None if it has not changed) and its etag."""

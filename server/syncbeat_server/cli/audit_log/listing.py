@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,6 @@ from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from syncbeat_server.app import Stores
     from syncbeat_server.audit.model import AuditEntry, AuditFilter, EntryPlace
 
 _PAGE = 500
@@ -61,25 +61,30 @@ def _list_entries(parsed: argparse.Namespace) -> int:
     if parsed.action and parsed.action not in AuditAction.__members__:
         raise ConfigurationError(f"audit list: --action: one of {', '.join(AuditAction.__members__)}")
     settings = read_settings()
-    if settings.store_urls() is None and settings.embedded_dir is None:
-        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
     wanted = AuditFilter(parsed.actor, parsed.action, parsed.subject, parsed.since, parsed.until)
+    if settings.database_url is not None:  # it asks no Redis
+        return asyncio.run(_print_entries(settings.database_url.get_secret_value(), wanted, parsed))
+    if settings.embedded_dir is None:
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL: name the database of the deployment")
     with open_stores(settings) as (stores, _):
-        return asyncio.run(_print_entries(stores, wanted, parsed))
+        return asyncio.run(_print_entries(stores.database_url, wanted, parsed))
 
 
-async def _print_entries(stores: Stores, wanted: AuditFilter, parsed: argparse.Namespace) -> int:
+async def _print_entries(database_url: str, wanted: AuditFilter, parsed: argparse.Namespace) -> int:
     from syncbeat_server.app import open_audit_log
     from syncbeat_server.audit.model import EntryPlace
 
     after: EntryPlace | None = None
     left: int = parsed.limit
-    async with open_audit_log(stores.database_url) as log:
-        while left:
-            size = min(left, _PAGE)
+    async with open_audit_log(database_url) as log:
+        while True:
+            size = min(left + 1, _PAGE)  # one more tells that there are more
             page = await log.all_entries(parsed.app, wanted, after, size)
-            for entry in page:
+            for entry in page[:left]:
                 print(_as_json(entry) if parsed.json else _as_line(entry))
+            if len(page) > left:
+                print(f"syncbeat-server: the newest {parsed.limit}; there are more: --limit, --until", file=sys.stderr)
+                break
             left -= len(page)
             if len(page) < size:
                 break

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from syncbeat_server.cli.audit_log.operator import operator_name
 from syncbeat_server.cli.deployment.target import add_target, number_between, read_target
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.rpc.grpc_logs import silence_failed_handshakes
@@ -94,6 +95,9 @@ def _put(parsed: argparse.Namespace) -> int:
 
     async def put(url: str) -> None:
         from syncbeat_server.app import open_figures
+        from syncbeat_server.audit.origin import Origin, origin
+
+        origin.set(Origin(operator_name()))
 
         async with open_figures(settings, url) as enter:
             await enter(parsed.name, parsed.value)

@@ -26,7 +26,9 @@ _log = logging.getLogger(__name__)
 
 Sources = Callable[[], Mapping[tuple[str, str], Source]]
 """Returns the present sources, by app and name."""
-Ingest = Callable[[Source, MappedEvent, float], Awaitable[WebhookOutcome]]
+Address = Callable[[], str]
+"""Returns the address of a sender, as the audit log has it; asked for only where an entry is written."""
+Ingest = Callable[[Source, MappedEvent, float, Address], Awaitable[WebhookOutcome]]
 """Ingests an event within so many seconds, and returns what became of it once that is committed.
 
 Raises SyncbeatError: nothing is recorded.
@@ -69,20 +71,20 @@ class WebhookDoor:
         await self._idle.wait()
 
     async def receive(
-        self, app_id: str, name: str, headers: Headers, body: bytes, on_known: Callable[[], None]
+        self, app_id: str, name: str, headers: Headers, body: bytes, on_known: Callable[[], None], address: Address
     ) -> WebhookAnswer:
         """Return the answer to a webhook; `on_known` is called once its signature is found good."""
         self._receiving += 1
         self._idle.clear()
         try:
-            return await self._receive(app_id, name, headers, body, on_known)
+            return await self._receive(app_id, name, headers, body, on_known, address)
         finally:
             self._receiving -= 1
             if not self._receiving:
                 self._idle.set()
 
     async def _receive(
-        self, app_id: str, name: str, headers: Headers, body: bytes, on_known: Callable[[], None]
+        self, app_id: str, name: str, headers: Headers, body: bytes, on_known: Callable[[], None], address: Address
     ) -> WebhookAnswer:
         source = self._sources().get((app_id, name))
         checked = self._checked(source, headers, body)
@@ -94,15 +96,17 @@ class WebhookDoor:
             return answers.unsigned()
         source, found = checked
         on_known()
-        outcome, answer = await self._taken_in(source, found, body)
+        outcome, answer = await self._taken_in(source, found, body, address)
         self._count(source.app_id, source.name, outcome, None)
         return answer
 
-    async def _taken_in(self, source: Source, found: Delivery, body: bytes) -> tuple[WebhookOutcome, WebhookAnswer]:
+    async def _taken_in(
+        self, source: Source, found: Delivery, body: bytes, address: Address
+    ) -> tuple[WebhookOutcome, WebhookAnswer]:
         """Map and ingest what a known sender signed; whatever goes wrong has an outcome and an answer."""
         try:
             mapped = map_payload(source.mapping, body, found, self._clock.now())
-            outcome = WebhookOutcome.IGNORED if mapped is None else await self._bounded(source, mapped)
+            outcome = WebhookOutcome.IGNORED if mapped is None else await self._bounded(source, mapped, address)
         except MappingFault as fault:
             _tell(source, "a webhook does not fit the mapping of its source", str(fault))
             return WebhookOutcome.UNMAPPED, answers.unmapped(fault)
@@ -123,13 +127,13 @@ class WebhookDoor:
         found = verify(source.scheme, source.keys, headers, body, now_s, source.tolerance_s)
         return found if isinstance(found, SignatureFault) else (source, found)
 
-    async def _bounded(self, source: Source, mapped: MappedEvent) -> WebhookOutcome:
+    async def _bounded(self, source: Source, mapped: MappedEvent, address: Address) -> WebhookOutcome:
         if self._under_way >= self._rule.most:
             raise Overloaded("too many webhooks at once")
         self._under_way += 1
         try:
             async with asyncio.timeout(self._rule.within_s):
-                return await self._ingest(source, mapped, self._rule.within_s)
+                return await self._ingest(source, mapped, self._rule.within_s, address)
         except TimeoutError:
             raise DeadlineExceeded("the event was not committed in time") from None
         finally:

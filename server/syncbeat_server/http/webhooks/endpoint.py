@@ -8,11 +8,13 @@ found good are left alone: `IngestRule` bounds them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -24,6 +26,9 @@ from syncbeat_server.http.webhooks.door import WebhookDoor
 PATH = "/v1/webhooks/{app}/{source}"
 MOST_BODY = 262_144
 """Octets of a body: what IngestEvent takes as a payload. Stripe's and GitHub's usual ones have a tenth of it."""
+
+AddressOf = Callable[[str, Sequence[str]], str]
+"""Returns the address of a sender from its connection's peer, as gRPC spells it, and the values of x-forwarded-for."""
 
 CLOSING_S = 0.2
 """Seconds that answers on the way have to be sent when a process ends: what is ingested was waited for."""
@@ -52,7 +57,7 @@ class DoorRule:
 
 @asynccontextmanager
 async def serve_webhooks(
-    address: str, door: WebhookDoor, *, share_port: bool, rule: DoorRule | None = None
+    address: str, door: WebhookDoor, address_of: AddressOf, *, share_port: bool, rule: DoorRule | None = None
 ) -> AsyncIterator[asyncio.Server]:
     """Serve the door for the block, and yield the listener, so that it can be closed before what is under way ends.
 
@@ -61,7 +66,7 @@ async def serve_webhooks(
     """
     rule = rule or DoorRule()
     application = web.Application(middlewares=[problems], client_max_size=MOST_BODY + 1)
-    application.add_routes([web.post(PATH, _Receiver(door, rule).receive)])
+    application.add_routes([web.post(PATH, _Receiver(door, rule, address_of).receive)])
     application.on_response_prepare.append(close_after)
     runner = web.AppRunner(
         application,
@@ -98,8 +103,9 @@ class _Connection(ProblemConnection):
 class _Receiver:
     """Reads requests, a bounded number at a time."""
 
-    def __init__(self, door: WebhookDoor, rule: DoorRule) -> None:
+    def __init__(self, door: WebhookDoor, rule: DoorRule, address_of: AddressOf) -> None:
         self._door = door
+        self._address_of = address_of
         self._rule = rule
         self._reading: dict[_Connection, None] = {}
 
@@ -118,7 +124,8 @@ class _Receiver:
             connection.is_known = True
 
         app_id, source = request.match_info["app"], request.match_info["source"]
-        answer = await self._door.receive(app_id, source, headers, body, known)
+        address = partial(self._address_of, _peer(request), headers.get("x-forwarded-for", []))
+        answer = await self._door.receive(app_id, source, headers, body, known, address)
         return web.Response(
             body=answer.body, status=answer.status, content_type=answer.content_type, headers=answer.headers
         )
@@ -134,6 +141,14 @@ class _Receiver:
             self._reading.pop(connection, None)
         connection.is_read = True
         return body
+
+
+def _peer(request: web.Request) -> str:
+    name = None if request.transport is None else request.transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return "unix:"
+    host, port = name[:2]
+    return f"ipv6:[{quote(host)}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def _connections(runner: web.AppRunner, rule: DoorRule) -> Callable[[], web.RequestHandler]:

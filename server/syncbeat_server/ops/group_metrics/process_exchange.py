@@ -14,8 +14,9 @@ import logging
 import os
 import secrets
 import stat
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -26,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 _ASK_S = 0.5
 _MOST_ENDED = 64  # whose documents are kept
+# The path of a socket has 107 octets on Linux and 103 on other systems (unix(7)), the name of ours up to 21 of them.
+# Linux reaches a folder with a longer path by its number as an open file.
+_MOST_FOLDER = 80
 _SOCKET, _KEPT = ".sock", ".json"
 
 
@@ -35,21 +39,29 @@ class ProcessExchange:
     def __init__(self, folder: Path, own: Collected) -> None:
         """`own`: the metrics of this process."""
         self._folder = folder
+        self._sockets = folder  # by the name that the system calls for sockets take
         self._own = own
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
 
     @asynccontextmanager
     async def offered(self) -> AsyncIterator[None]:
         """Offer the metrics of this process for the block. Raises OSError: the folder cannot be used."""
-        path = self._folder / f"{self._name}{_SOCKET}"
-        server = await asyncio.start_unix_server(self._answer, str(path))
-        try:
-            yield
-        finally:
-            server.close()
-            self._told([*self._own.collect()])
-            with suppress(OSError):
-                path.unlink()
+        async with AsyncExitStack() as stack:
+            if len(os.fsencode(self._folder)) > _MOST_FOLDER:
+                if sys.platform != "linux":
+                    raise OSError(errno.ENAMETOOLONG, f"its path has more than {_MOST_FOLDER} octets")
+                number = os.open(self._folder, os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, number)
+                self._sockets = Path(f"/proc/self/fd/{number}")
+            path = self._sockets / f"{self._name}{_SOCKET}"
+            server = await asyncio.start_unix_server(self._answer, str(path))
+            try:
+                yield
+            finally:
+                server.close()
+                self._told([*self._own.collect()])
+                with suppress(OSError):
+                    path.unlink()
 
     async def merged(self) -> Merged:
         """Return the metrics of all processes, with the number of those that answered, were late, or have ended."""
@@ -85,7 +97,7 @@ class ProcessExchange:
 
     async def _ask(self, name: str) -> bytes:
         """Return the document of a process, empty if it is late or has ended; forgets the socket of one that has."""
-        path = self._folder / f"{name}{_SOCKET}"
+        path = self._sockets / f"{name}{_SOCKET}"
         try:
             async with asyncio.timeout(_ASK_S):
                 reader, writer = await asyncio.open_unix_connection(str(path), limit=MOST_OCTETS)
@@ -117,7 +129,7 @@ class ProcessExchange:
         try:
             return [decode(document, ended=ended)]
         except ValueError:
-            _log.warning("metrics of a process cannot be read", extra={"process": name})
+            _log.warning("metrics of a process cannot be read", extra={"document": name})
             return []
 
 

@@ -7,6 +7,7 @@ where each tells of the same thing, by the rule here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import isfinite, isnan, nan
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -99,7 +100,9 @@ def _together(metric: Metric, series: Iterable[Sequence[Sample]]) -> Metric:
     merged = Metric(metric.name, metric.documentation, metric.type)
     for samples in series:
         name = samples[0].name
-        value = min(one.value for one in samples) if name.endswith("_created") else combine([s.value for s in samples])
+        # What a process does not know hides from nobody what others do.
+        known = [one.value for one in samples if not isnan(one.value)] or [nan]
+        value = min(known) if name.endswith("_created") else combine(known)
         exemplar = next((one.exemplar for one in samples if one.exemplar is not None), None)
         merged.samples.append(Sample(name, samples[0].labels, value, None, exemplar))
     return merged
@@ -107,7 +110,9 @@ def _together(metric: Metric, series: Iterable[Sequence[Sample]]) -> Metric:
 
 def _sample_fields(sample: Sample) -> tuple[object, ...]:
     exemplar = None if sample.exemplar is None else (sample.exemplar.labels, sample.exemplar.value)
-    return sample.name, sample.labels, sample.value, exemplar
+    # JSON has no other numbers: these are texts, which `float` reads.
+    value = sample.value if isfinite(sample.value) else str(sample.value)
+    return sample.name, sample.labels, value, exemplar
 
 
 def _metric(fields: Sequence[Any]) -> Metric:

@@ -25,18 +25,25 @@ CALL_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 1
 
 
 class CallCounts(NamedTuple):
-    """Finished calls of one method since the start: by code, and by duration, with one bucket more than bounds."""
+    """Finished calls of one method since the start: by code, and by duration, with one bucket more than bounds.
+
+    `overloaded`: those of them that were refused under load, whatever it was that had no room. `excused`: those whose
+    code counts as a failure of the service, and that their callers brought about.
+    """
 
     codes: Mapping[str, int]
     buckets: tuple[int, ...]
+    overloaded: int = 0
+    excused: int = 0
 
 
 class MethodCalls:
-    """Counts the calls of one method: `started`, which its handler counts up, and those that ended."""
+    """Counts the calls of one method: those that ended, and by its handler `started`, `overloaded`, `excused`."""
 
     def __init__(self, grpc_type: str) -> None:
         self.grpc_type = grpc_type
         self.started = 0
+        self.overloaded = self.excused = 0
         self.exemplars: dict[int, Exemplar] = {}
         self.codes: defaultdict[str, int] = defaultdict(int)
         self.buckets = [0] * (len(CALL_SECONDS) + 1)
@@ -75,14 +82,19 @@ class _CallCollector(Collector):
             "grpc_server_handled", "RPCs completed on the server, whatever their code", labels=(*labels, "grpc_code")
         )
         duration = HistogramMetricFamily("grpc_server_handling_seconds", "Time to handle an RPC", labels=labels)
+        overloaded = CounterMetricFamily(
+            "syncbeat_calls_overloaded", "RPCs refused under load, whatever had no room for them", labels=labels[1:]
+        )
         for method, calls in self.methods.items():
             names = (calls.grpc_type, *method)
+            if calls.overloaded:
+                overloaded.add_metric(method, calls.overloaded)
             if calls.started or calls.codes:
                 started.add_metric(names, max(calls.started, sum(calls.codes.values())))
                 duration.add_metric(names, calls.exposed_buckets(), calls.seconds)
             for code, count in calls.codes.items():
                 handled.add_metric((*names, code), count)
-        yield from (started, handled, duration)
+        yield from (started, handled, duration, overloaded)
 
 
 class RpcMetrics:
@@ -96,8 +108,6 @@ class RpcMetrics:
         self._shed = Counter(
             "syncbeat_shed", "Calls refused because there were too many, by rank", ("rank",), registry=registry
         )
-        self.shed = 0
-        """Calls refused because there were too many, of all ranks."""
         self._tokens_refused = Counter(
             "syncbeat_tokens_refused",
             "Calls refused for their token or for having none, by cause; the log says more",
@@ -116,7 +126,7 @@ class RpcMetrics:
     def counts(self) -> dict[str, CallCounts]:
         """Return the finished calls of each method that had any, by its full name (`service/method`)."""
         return {
-            f"{service}/{method}": CallCounts(dict(calls.codes), tuple(calls.buckets))
+            f"{service}/{method}": CallCounts(dict(calls.codes), tuple(calls.buckets), calls.overloaded, calls.excused)
             for (service, method), calls in self._calls.methods.items()
             if calls.codes
         }
@@ -127,5 +137,4 @@ class RpcMetrics:
 
     def call_shed(self, rank: str) -> None:
         """Count a call refused because there were too many."""
-        self.shed += 1
         self._shed.labels(rank).inc()

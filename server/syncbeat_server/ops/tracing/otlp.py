@@ -123,9 +123,13 @@ class _OtlpSpan:
     def end(self) -> None:
         self._span.end()
 
-    def child(self, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[str] = ()) -> Span:
-        below = _below(self._span)
-        return _OtlpSpan(self._tracer, self._tracer.start_span(name, below, _KINDS[kind], attributes, _links(links)))
+    def child(self, name: str, kind: SpanKind, attributes: Attributes) -> Span:
+        return _OtlpSpan(self._tracer, self._tracer.start_span(name, _below(self._span), _KINDS[kind], attributes))
+
+    def detached(self, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[str]) -> Span:
+        return _OtlpSpan(
+            self._tracer, self._tracer.start_span(name, Context(), _KINDS[kind], attributes, _links(links))
+        )
 
 
 class _CountedQueue(BatchSpanProcessor):
@@ -187,5 +191,8 @@ def _span_context(of: TraceContext) -> SpanContext:
 
 
 def _links(traceparents: Sequence[str]) -> list[Link]:
-    found = (parse_traceparent(one) for one in dict.fromkeys(traceparents[:MOST_LINKS]))
-    return [Link(_span_context(one)) for one in found if one is not None]
+    """Return links to as many as one may have, those first that are sampled: by them the sampler decides."""
+    read = (parse_traceparent(one) for one in dict.fromkeys(traceparents))
+    found = [one for one in read if one is not None]
+    found.sort(key=lambda one: not one.is_sampled)
+    return [Link(_span_context(one)) for one in found[:MOST_LINKS]]

@@ -46,8 +46,11 @@ class Span(Protocol):
     def end(self) -> None:
         """End it. Never blocks: it is queued for export."""
 
-    def child(self, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[str] = ()) -> Span:
-        """Start a span below it, linked to traceparents."""
+    def child(self, name: str, kind: SpanKind, attributes: Attributes) -> Span:
+        """Start a span below it."""
+
+    def detached(self, name: str, kind: SpanKind, attributes: Attributes, links: Sequence[str]) -> Span:
+        """Start a trace that is linked to traceparents: for what is not its work alone, or not of its time."""
 
 
 class Tracer(Protocol):

@@ -27,6 +27,11 @@ class TraceContext(NamedTuple):
     tracestate: str = ""
 
     @property
+    def is_sampled(self) -> bool:
+        """True if its span is exported, as far as the one that named it knows."""
+        return bool(self.flags & 1)
+
+    @property
     def traceparent(self) -> str:
         """The header's value, of version 00."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.flags:02x}"

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OVER_HTTP = "http/protobuf"
+# Whatever else reads the variables without TRACES keeps them.
+_WAY_OUT = (
+    f"traces go over HTTP, for which collectors listen at port 4318; beside a setting for others set {_PROTOCOLS[0]}="
+    f"{_OVER_HTTP} and {_ENDPOINTS[0]}=http://collector:4318/v1/traces"
+)
 _EXPORTERS = ("otlp", "none")
 
 
@@ -31,9 +36,10 @@ def trace_faults(environment: Mapping[str, str]) -> list[str]:
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
     if exporter not in _EXPORTERS:
         faults.append(f"OTEL_TRACES_EXPORTER: want otlp or none, not {exporter!r}")
-    protocol = next((environment[name].strip() for name in _PROTOCOLS if environment.get(name, "").strip()), _OVER_HTTP)
+    named = next((name for name in _PROTOCOLS if environment.get(name, "").strip()), None)
+    protocol = _OVER_HTTP if named is None else environment[named].strip()
     if protocol != _OVER_HTTP:
-        faults.append(f"{_PROTOCOLS[1]}: want {_OVER_HTTP}, not {protocol!r}")
+        faults.append(f"{named}: want {_OVER_HTTP}, not {protocol!r}: {_WAY_OUT}")
     for name in _ENDPOINTS:
         given = environment.get(name, "").strip()
         if given and not given.lower().startswith(("http://", "https://")):

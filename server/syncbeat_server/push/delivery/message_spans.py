@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from syncbeat_server.ops.tracing.spans import Attributes, Span, SpanKind, Tracer
-from syncbeat_server.push.model import ClaimedDelivery, DeliveryUpdate
-
-_QUEUE = {"messaging.system": "syncbeat", "messaging.destination.name": "deliveries"}
+from syncbeat_server.push.model import QUEUE_ATTRIBUTES, ClaimedDelivery, DeliveryUpdate
 
 
 def claim_span(tracer: Tracer, deliveries: Sequence[ClaimedDelivery], since: datetime) -> Span:
     """Return the span of a claim that began at `since`, linked to the calls that accepted what was claimed."""
     attributes: Attributes = {
-        **_QUEUE,
+        **QUEUE_ATTRIBUTES,
         "messaging.operation.name": "claim",
         "messaging.operation.type": "receive",
         "messaging.batch.message_count": len(deliveries),
@@ -31,7 +29,7 @@ def claim_span(tracer: Tracer, deliveries: Sequence[ClaimedDelivery], since: dat
 def attempt_span(tracer: Tracer, delivery: ClaimedDelivery, claim: str) -> Span:
     """Start the span of an attempt, linked to the call that accepted its notification, and to its claim."""
     attributes: Attributes = {
-        **_QUEUE,
+        **QUEUE_ATTRIBUTES,
         "messaging.operation.name": "attempt",
         "messaging.operation.type": "process",
         "messaging.message.id": delivery.delivery_id,

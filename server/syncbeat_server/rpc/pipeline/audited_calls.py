@@ -10,7 +10,7 @@ from functools import partial
 from syncbeat_server.audit.origin import Origin, origin
 from syncbeat_server.auth.model import Principal
 from syncbeat_server.rpc.pipeline.call_lifecycle import CallLifecycle, Context
-from syncbeat_server.rpc.pipeline.client_address import Network, connection_address, forwarded
+from syncbeat_server.rpc.pipeline.client_address import Network, forwarded, full_address
 from syncbeat_server.rpc.pipeline.request_checks import (
     CheckedRequest,
     LimitedCall,
@@ -39,11 +39,9 @@ class AuditedRequestChecks(RequestChecks):
         return super()._authorize(principal, data, call)
 
     def _note(self, actor: str, call: CallLifecycle) -> None:
-        address = partial(full_address, call.context, self._trusted_proxies)
+        address = partial(_address_of, call.context, self._trusted_proxies)
         origin.set(Origin(actor, address, call.request_id))
 
 
-def full_address(context: Context, trusted: tuple[Network, ...]) -> str:
-    """Return the caller's address in canonical form (RFC 5952); of a Unix socket its kind."""
-    found = connection_address(context.peer(), forwarded(context.invocation_metadata()) if trusted else (), trusted)
-    return found if isinstance(found, str) else str(found)
+def _address_of(context: Context, trusted: tuple[Network, ...]) -> str:
+    return full_address(context.peer(), forwarded(context.invocation_metadata()) if trusted else (), trusted)

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from syncbeat_server.errors import DeadlineExceeded, SyncbeatError, TokenFault, TokenRefused
+from syncbeat_server.errors import DeadlineExceeded, Overloaded, SyncbeatError, TokenFault, TokenRefused
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.ops.metrics.rpc import MethodCalls
 from syncbeat_server.rpc.fastpath.received_metadata import metadata_of
@@ -113,11 +113,20 @@ class CallLifecycle:
             self._read_headers()
         if isinstance(error, TokenRefused) and error.fault is not None:
             self._report_refusal(error, error.fault)
+        if isinstance(error, SyncbeatError) and not self._recorded:
+            self._count_fault(error)
         try:
             if isinstance(error, Exception):
                 await abort(self.context, error, self.request_id)
         finally:
             self.record(_code_of(error))
+
+    def _count_fault(self, error: SyncbeatError) -> None:
+        calls = self._meters.calls
+        if isinstance(error, Overloaded):
+            calls.overloaded += not error.is_callers_doing
+        else:
+            calls.excused += error.is_callers_doing
 
     def _report_refusal(self, error: TokenRefused, fault: TokenFault) -> None:
         # For the operator, who has the log; the caller learns no more than the reason. `cause` bounds these lines.

@@ -45,6 +45,11 @@ def connection_address(peer: str, forwarded: Iterable[str], trusted: tuple[Netwo
     return address
 
 
+def full_address(peer: str, forwarded: Iterable[str], trusted: tuple[Network, ...]) -> str:
+    """Return the caller's address in canonical form (RFC 5952); of a Unix socket its kind."""
+    return str(connection_address(peer, forwarded, trusted))
+
+
 def forwarded(metadata: Iterable[tuple[str, str | bytes]] | None) -> list[str]:
     """Return the values of `x-forwarded-for` in order."""
     return [value for key, value in metadata or () if key == _FORWARDED and isinstance(value, str)]

@@ -15,11 +15,11 @@ from weakref import WeakValueDictionary
 import grpc
 
 from syncbeat_server.errors import (
-    DeadlineExceeded,
+    CallerStalled,
     FieldReason,
     FieldViolation,
     InvalidRequest,
-    Overloaded,
+    RequestStalled,
     SyncbeatError,
 )
 
@@ -62,9 +62,9 @@ class RequestReader:
         matters. `in_turn`: it has waited for those before it on its connection.
 
         Raises:
-            DeadlineExceeded: it did not arrive within 10 s.
+            RequestStalled: it did not arrive within 10 s.
             InvalidRequest: the call has none.
-            Overloaded: too many others stall on its connection, or in this process.
+            CallerStalled: too many others stall on its connection, or in this process.
         """
         if len(self._incoming) >= MAX_UNCHECKED_READS and not (in_turn or is_known(context)):
             return await self._read_in_turn(context, is_known)
@@ -116,9 +116,9 @@ class RequestReader:
         counts: Counter[tuple[bool, str]] = Counter()
         for context, taken_s, is_known in reversed(stalled):  # so that the oldest find no room and are cancelled first
             if taken_s >= READ_TIMEOUT_S:
-                self._cancel(context, DeadlineExceeded(f"the request did not arrive within {READ_TIMEOUT_S:g} s"))
+                self._cancel(context, RequestStalled(f"the request did not arrive within {READ_TIMEOUT_S:g} s"))
             elif not _has_room(context.peer(), is_known(context), counts):
-                self._cancel(context, Overloaded("too many requests are on their way that do not arrive"))
+                self._cancel(context, CallerStalled("too many requests are on their way that do not arrive"))
         self._sweeping = bool(self._incoming)
         if self._sweeping:
             self._sweep_later(loop)

@@ -28,6 +28,7 @@ from syncbeat_server.rpc.pipeline.client_address import Network, caller_address,
 from syncbeat_server.rpc.pipeline.load_shedding import Admission, criticality_of, origin_of
 from syncbeat_server.rpc.tls import certificate_names
 from syncbeat_server.rpc.validation.compression import GZIP_MAGIC, MAX_REQUEST_BYTES, decompress
+from syncbeat_server.rpc.validation.item_bounds import excess_items, item_bounds
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES, LargeRequestValidator, holds_documents
 from syncbeat_server.rpc.validation.message_validator import acting_user_field
 from syncbeat_server.rpc.validation.wire_format import MAX_PUBLIC_BYTES, public_request_fault, undecodable_strings
@@ -103,6 +104,7 @@ class RequestChecks:
         self._validate = compile_fast_validator(method.input_type)
         self._acting_user = acting_user_field(method.input_type)
         self._holds_documents = holds_documents(method.input_type)
+        self._item_bounds = item_bounds(method.input_type)
         self.limits: MethodLimits | None = None
         """The limits that calls of this method are held against; None: there are none."""
 
@@ -167,9 +169,12 @@ class RequestChecks:
         octets = len(data)
         if data.startswith(GZIP_MAGIC):  # asked here: a call in each request would cost 1 % of auth_interceptor_us
             data = decompress(data, MAX_REQUEST_BYTES)
-        if self._holds_documents and len(data) > LARGE_BYTES:
-            return PendingValidation(principal, data, octets)
         try:
+            if len(data) > LARGE_BYTES:
+                if fault := excess_items(self._item_bounds, data):
+                    raise InvalidRequest(fault)
+                if self._holds_documents:
+                    return PendingValidation(principal, data, octets)
             request = self._parse(data)
             violations = self._validate(request)
             if violations or principal.kind is not _USER:  # which is whom most calls are of

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 
 import grpc
 
-from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
+from syncbeat_server.errors import CallerStalled, DependencyDown, SyncbeatError
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _log = logging.getLogger(__name__)
@@ -115,9 +115,9 @@ class ResponseStreams:
     async def _fault(self, call: StreamedCall, now_s: float) -> SyncbeatError | None:
         """Return the error that a stalled call has to end with; None if it goes on."""
         if self._draining:
-            return Overloaded("this server ends, and the client does not read")
+            return CallerStalled("this server ends, and the client does not read")
         if call.write_timeout_s is not None and now_s - call.write_started_s >= call.write_timeout_s:
-            return Overloaded(f"the client has read nothing for {call.write_timeout_s:g} s")
+            return CallerStalled(f"the client has read nothing for {call.write_timeout_s:g} s")
         if call.check is not None:
             try:
                 await call.check()

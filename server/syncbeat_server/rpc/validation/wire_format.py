@@ -21,7 +21,7 @@ def public_request_fault(data: bytes) -> FieldViolation | None:
     if len(data) > MAX_PUBLIC_BYTES:
         return FieldViolation("", f"at most {MAX_PUBLIC_BYTES} bytes, decompressed", FieldReason.TOO_LONG)
     try:
-        for _ in _delimited(data, iter(range(MAX_PUBLIC_FIELDS))):
+        for _ in length_delimited(data, iter(range(MAX_PUBLIC_FIELDS))):
             pass
     except (ValueError, IndexError):
         description = f"these bytes are not a message of this type, or of more than {MAX_PUBLIC_FIELDS} fields"
@@ -43,7 +43,7 @@ def _find_undecodable(
     message: Descriptor, data: bytes, path: str, violations: list[FieldViolation], budget: Iterator[int]
 ) -> None:
     counts: dict[int, int] = {}
-    for number, content in _delimited(data, budget):
+    for number, content in length_delimited(data, budget):
         field = message.fields_by_number.get(number)
         if field is None:
             continue
@@ -71,7 +71,7 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _delimited(data: bytes, budget: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+def length_delimited(data: bytes, budget: Iterator[int]) -> Iterator[tuple[int, bytes]]:
     """Yield number and content of each length-delimited field (protobuf.dev, "Encoding"); each field spends budget.
 
     Raises:

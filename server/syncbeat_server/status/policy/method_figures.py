@@ -25,6 +25,16 @@ class Counts(Protocol):
         """Return the calls by duration."""
         ...
 
+    @property
+    def overloaded(self) -> int:
+        """Return the calls that were refused under load."""
+        ...
+
+    @property
+    def excused(self) -> int:
+        """Return the calls whose code is that of a failure, and that their callers brought about."""
+        ...
+
 
 def quantile(bounds: Sequence[float], buckets: Sequence[float], share: float) -> float:
     """Return the time that this share of the calls took at most, interpolated within its bucket.
@@ -56,12 +66,13 @@ def method_figures(
 def _figures(bounds: Sequence[float], method: str, before: Counts | None, now: Counts, window_s: float) -> MethodStatus:
     earlier = (0,) * len(now.buckets) if before is None else before.buckets
     buckets = [count - known for count, known in zip(now.buckets, earlier, strict=True)]
-    codes = {} if before is None else before.codes
+    codes, excused = ({}, 0) if before is None else (before.codes, before.excused)
     calls = sum(buckets)
+    failed = sum(count - codes.get(code, 0) for code, count in now.codes.items() if code in OUR_FAULT)
     return MethodStatus(
         method=method,
         calls=calls,
-        errors=sum(count - codes.get(code, 0) for code, count in now.codes.items() if code in OUR_FAULT),
+        errors=max(0, failed - (now.excused - excused)),
         rate=calls / window_s if window_s > 0 else 0.0,
         p50_s=quantile(bounds, buckets, 0.50),
         p95_s=quantile(bounds, buckets, 0.95),

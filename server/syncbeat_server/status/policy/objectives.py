@@ -38,13 +38,14 @@ _HINT = "syncbeat.v1.SyncService/GetHint"
 _SERVICE, _SYNC = "syncbeat.v1.", "syncbeat.v1.SyncService/"
 
 
-def call_amounts(methods: Mapping[str, Counts], shed: int) -> dict[str, Amounts]:
-    """Return the counters of calls by series, from those of the metrics; `shed` is how many were refused under load."""
+def call_amounts(methods: Mapping[str, Counts]) -> dict[str, Amounts]:
+    """Return the counters of calls by series, from those of the metrics."""
     ours = {name: counts for name, counts in methods.items() if name.startswith(_SERVICE)}
     sync = [counts for name, counts in ours.items() if name.startswith(_SYNC)]
     hints = methods.get(_HINT)
+    unavailable = _of(ours.values(), UNANSWERED) + sum(counts.overloaded for counts in ours.values())
     return {
-        Series.CALLS: (_calls(ours.values()), _of(ours.values(), UNANSWERED) + shed, _of(ours.values(), OUR_FAULT)),
+        Series.CALLS: (_calls(ours.values()), unavailable, _of(ours.values(), OUR_FAULT)),
         Series.SYNC_CALLS: (_calls(sync), _of(sync, OUR_FAULT)),
         Series.HINT_SECONDS: () if hints is None else tuple(map(float, hints.buckets)),
         Series.CALL_SECONDS: _buckets([counts for name, counts in ours.items() if name not in STREAMS]),
@@ -168,7 +169,10 @@ def _calls(methods: Iterable[Counts]) -> float:
 
 
 def _of(methods: Iterable[Counts], codes: frozenset[str]) -> float:
-    return float(sum(count for counts in methods for code, count in counts.codes.items() if code in codes))
+    """Count the calls that ended with these codes, without those that their callers brought about, in every set."""
+    return float(
+        sum(sum(count for code, count in counts.codes.items() if code in codes) - counts.excused for counts in methods)
+    )
 
 
 def _buckets(methods: Sequence[Counts]) -> Amounts:

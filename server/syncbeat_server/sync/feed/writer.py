@@ -111,9 +111,14 @@ async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
     await scopes.lock_scopes(conn, [(app_id, scope)], create=True)
 
 
-async def lock_existing(conn: Connection, app_id: str, names: Collection[str]) -> None:
-    """Lock those scopes that are there, in order, before rows that come after scopes (ADR 66)."""
-    await scopes.lock_scopes(conn, [(app_id, name) for name in names], create=False)
+async def lock_in_order(conn: Connection, app_id: str, created: Collection[str], there: Collection[str] = ()) -> None:
+    """Create scopes that are missing, and lock them and some that are there, before what comes after scopes (ADR 66).
+
+    In one statement: who locks those that are there first, and creates the others later, waits in a circle with who
+    creates and locks them in order.
+    """
+    keys = [(app_id, name) for name in (*created, *there)]
+    await scopes.lock_scopes(conn, keys, create=bool(created))
 
 
 async def locate_violation(

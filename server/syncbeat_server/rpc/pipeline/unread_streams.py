@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 
 import grpc
 
-from syncbeat_server.errors import CallerStalled, DependencyDown, SyncbeatError
+from syncbeat_server.errors import CallerStalled, DependencyDown, Overloaded, SyncbeatError
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 _log = logging.getLogger(__name__)

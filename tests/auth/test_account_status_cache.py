@@ -206,6 +206,14 @@ async def test_cache_size_is_bounded(database: Database, clock: FakeClock, reads
     assert len(reads.keys) > first
 
 
+async def test_cache_removes_ended_statuses_as_others_come(standings: AccountStatusCache, clock: FakeClock) -> None:
+    gone = [await standings.get(token(f"gone-{number}")) for number in range(3)]
+    await clock.advance(60)
+    here = await standings.get(token("here"))
+    assert [one.valid_until for one in gone] == [float("-inf")] * 3
+    assert here.valid_until > clock.monotonic()
+
+
 @pytest.fixture
 def refuses(database: Database) -> FailingDatabase:
     return FailingDatabase(database)

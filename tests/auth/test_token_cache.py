@@ -80,6 +80,16 @@ async def test_token_cache_evicts_least_recently_used(cache: TokenCache, clock: 
     assert cache.remove("default", "ann") == SIZE
 
 
+async def test_token_cache_removes_ended_tokens_as_others_come(cache: TokenCache, clock: FakeClock) -> None:
+    for number in range(SIZE - 2):
+        keep(cache, clock, bytes([number]))
+    await clock.advance(60)
+    for number in range(3):
+        keep(cache, clock, b"new" + bytes([number]))
+    assert cache.stats() == CacheStats(size=3, hits=0, misses=0, evictions=0)
+    assert cache.find(b"new\x00") is not None
+
+
 async def test_token_cache_forgets_by_user_session_app_or_all(cache: TokenCache, clock: FakeClock) -> None:
     def fill() -> None:
         for number, (app_id, user_id, session_id) in enumerate(

@@ -17,6 +17,9 @@ from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 
 CACHE_S, JITTER = 60.0, 0.1
+MOST_REMOVED = 4
+"""Entries removed at most when one is added: no call pays for all that ended in a lull, and the cache shrinks all the
+same."""
 """The most seconds from the reading of a status to its end, which the jitter only shortens: what a backend changes, a
 user's tier for one, holds after a minute even where no invalidation arrives."""
 NEGATIVE_CACHE_S = 9.0
@@ -158,12 +161,19 @@ class AccountStatusCache:
         self._expire(key)
         entry = self._entries[key] = CachedStatus(status, read_at + seconds)
         self._entries.move_to_end(key)
-        while len(self._entries) > self._size:
-            oldest = next(iter(self._entries))
+        self._remove_oldest()
+        return entry
+
+    def _remove_oldest(self) -> None:
+        """Remove what is over the size, and entries that ended, which would fill the cache with users long gone."""
+        now = self._clock.monotonic()
+        for _ in range(MOST_REMOVED):
+            oldest = next(iter(self._entries), None)
+            if oldest is None or (len(self._entries) <= self._size and self._entries[oldest].valid_until > now):
+                return
             self._expire(oldest)
             if oldest not in self._pending:
                 self._unindex(oldest)
-        return entry
 
     async def _read_batch(self, reads: Sequence[_Read]) -> Sequence[AccountStatus]:
         keys = [read.key for read in reads]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
+from syncbeat_server.auth.accounts.account_status_cache import MOST_REMOVED, CachedStatus
 from syncbeat_server.auth.model import Principal, VerifiedToken
 from syncbeat_server.clock import Clock
 from syncbeat_server.runtime.eviction_alarm import EvictionAlarm
@@ -68,10 +68,22 @@ class TokenCache:
         valid_until = self._clock.monotonic() + min(CACHE_S, left)
         self._entries[digest] = _Entry(principal, status, valid_until)
         self._entries.move_to_end(digest)
-        while len(self._entries) > self._size:
-            _, oldest = self._entries.popitem(last=False)
-            now = self._clock.monotonic()
-            self._evicted.record(is_valid=oldest.valid_until > now and oldest.status.valid_until > now)
+        self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        """Remove what is over the size, and entries that ended, which would fill the cache with tokens used no more."""
+        now = self._clock.monotonic()
+        for _ in range(MOST_REMOVED):
+            digest = next(iter(self._entries), None)
+            if digest is None:
+                return
+            oldest = self._entries[digest]
+            is_valid = oldest.valid_until > now and oldest.status.valid_until > now
+            if len(self._entries) > self._size:
+                self._evicted.record(is_valid=is_valid)
+            elif is_valid:
+                return
+            del self._entries[digest]
 
     def remove(self, app_id: str | None, user_id: str = "", session_id: str = "") -> int:
         """Remove the tokens of a user, a session or a whole app (every app for None). Returns how many there were.

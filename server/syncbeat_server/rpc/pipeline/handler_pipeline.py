@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from syncbeat_server.audit.policy.coverage import AUDITED
 from syncbeat_server.auth.service import Authenticator
-from syncbeat_server.clock import Clock
+from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.errors import DeadlineExceeded, DependencyDown, TokenFault
 from syncbeat_server.ops.logs import request_id as logged_request_id
 from syncbeat_server.ops.metrics.rpc import MethodCalls
@@ -43,7 +43,7 @@ from syncbeat_server.rpc.pipeline.request_checks import (
 )
 from syncbeat_server.rpc.pipeline.unread_streams import ResponseStreams, StreamedCall
 from syncbeat_server.rpc.validation.large_requests import LargeRequestValidator
-from syncbeat_server.runtime.deadline import set_deadline, time_left_s
+from syncbeat_server.runtime.deadline import ends_at, set_deadline, time_left_s
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 
 Unary = Callable[[Any, Call], Coroutine[Any, Any, Message]]
@@ -151,6 +151,7 @@ class HandlerPipeline:
     def _unary(self, checks: RequestChecks, meters: CallMeters, behaviour: Unary, repeated: Unary) -> Handler[bytes]:
         read, is_known, within = self.requests.read, checks.is_caller_known, self._deadlines.within
         run, again, monotonic = self._retry.run, self._retry.again, meters.monotonic
+        system_time_s, origin = SystemClock.monotonic, checks.origin
 
         async def serve(_requests: object, context: Context) -> bytes:
             call = CallLifecycle(meters, context)
@@ -159,11 +160,11 @@ class HandlerPipeline:
                 call.started_s = monotonic()
                 call.enter()
                 left_s, checked = call.left_s(), checks.check(data, call)
-                set_deadline(left_s)
+                ends_at.set(system_time_s() + left_s)
                 if isinstance(checked, PendingChecks):
                     answer = await within(left_s, _answer(run, checks, repeated, data, call, checked))
                 else:
-                    work_origin.set(checks.origin)
+                    work_origin.set(origin)
                     try:
                         message = await within(left_s, behaviour(*checked))
                     except DependencyDown as error:

@@ -1,0 +1,1 @@
+"""Wiring of the commands that move data in and out."""

@@ -1,0 +1,1 @@
+"""Subcommands that move data in and out."""

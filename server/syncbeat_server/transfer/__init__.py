@@ -1,0 +1,1 @@
+"""Moves data in and out."""

@@ -1,0 +1,1 @@
+"""Reads whole apps in one snapshot: SQL."""

@@ -25,8 +25,8 @@ class OrderedRows:
 
     async def group(self, name: str) -> AsyncIterator[Row]:
         """Yield the rows whose column is `name`; rows before it, of groups nobody asked for, are passed over."""
-        # By octets, as the collation of these columns has it.
-        while (found := await self.name()) is not None and found.encode() <= name.encode():
+        # Code points are in the order of their UTF-8, which is that of these columns.
+        while (found := await self.name()) is not None and found <= name:
             row, self._next = self._next, None
             if row is not None and found == name:
                 yield row
@@ -35,4 +35,4 @@ class OrderedRows:
 async def first_name(*streams: OrderedRows) -> str | None:
     """Return the first of the streams' next groups, or None where all have ended."""
     found = [name for stream in streams if (name := await stream.name()) is not None]
-    return min(found, key=str.encode, default=None)
+    return min(found, default=None)

@@ -1,0 +1,100 @@
+"""Keeps what one side of a comparison has, in the order of its names, in a file that nobody else sees.
+
+An export may have more entries than memory holds, in another order than the database. So their digests go into a
+temporary database of SQLite, which reads them in order, with a cache of bounded size.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from syncbeat_server.errors import ConfigurationError
+
+_CACHE_KIB = 32_768
+_SCHEMA = """
+    PRAGMA journal_mode = OFF;
+    PRAGMA synchronous = OFF;
+    PRAGMA locking_mode = EXCLUSIVE;
+    PRAGMA temp_store = FILE;
+    CREATE TABLE entries (kind TEXT, scope TEXT, name TEXT, digest BLOB, PRIMARY KEY (kind, scope, name)) WITHOUT ROWID;
+    CREATE TABLE wanted (scope TEXT, name TEXT, is_there INTEGER, PRIMARY KEY (scope, name)) WITHOUT ROWID;
+"""
+
+
+class EntryKind(StrEnum):
+    """Names what entries are of. Of `DEVICE` and `PREFERENCES` the scope is the user."""
+
+    VALUE = "value"
+    MEMBER = "member"
+    DEVICE = "device"
+    PREFERENCES = "preferences"
+
+
+class SpooledEntry(NamedTuple):
+    """One entry: its kind, its scope or user, its name in that, and the digest of its content."""
+
+    kind: str
+    scope: str
+    name: str
+    digest: bytes
+
+
+class Spool:
+    """Temporary database of entries, and of the keys that are to be mended."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def add(self, entries: Iterable[SpooledEntry]) -> None:
+        """Add entries; of two with one name the last one counts. Raises ConfigurationError: the disk is full."""
+        self._insert("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", entries)
+
+    def entries(self, kind: EntryKind) -> Iterator[SpooledEntry]:
+        """Yield the entries of a kind in the order of scopes and names, by code points."""
+        found = self._database.execute("SELECT * FROM entries WHERE kind = ? ORDER BY scope, name", (kind,))
+        return map(SpooledEntry._make, found)
+
+    def want(self, keys: Iterable[tuple[str, str, bool]]) -> None:
+        """Note keys to be mended: scope, key, and True if the other side has a value. Raises as `add`."""
+        self._insert("INSERT OR REPLACE INTO wanted VALUES (?, ?, ?)", keys)
+
+    def is_wanted(self, scope: str, key: str) -> bool:
+        """Return True if a key is to be mended."""
+        found = self._database.execute("SELECT 1 FROM wanted WHERE scope = ? AND name = ?", (scope, key))
+        return found.fetchone() is not None
+
+    def absent(self) -> Iterator[tuple[str, str]]:
+        """Yield the scope and key of those to be mended of which the other side has no value."""
+        yield from self._database.execute("SELECT scope, name FROM wanted WHERE NOT is_there ORDER BY scope, name")
+
+    def _insert(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        try:
+            self._database.executemany(statement, rows)
+        except sqlite3.OperationalError as fault:
+            raise ConfigurationError(f"the temporary directory cannot take the digests: {fault}") from fault
+
+
+@contextmanager
+def open_spool(directory: Path | None) -> Iterator[Spool]:
+    """Open an empty spool in a temporary directory below this one, which goes with the block; None: the system's.
+
+    Raises:
+        ConfigurationError: the directory cannot be written.
+    """
+    try:
+        with TemporaryDirectory(prefix="syncbeat-", dir=directory) as folder:
+            database = sqlite3.connect(Path(folder) / "spool.sqlite", isolation_level=None)
+            try:
+                database.executescript(f"PRAGMA cache_size = -{_CACHE_KIB};{_SCHEMA}")
+                database.execute("BEGIN")
+                yield Spool(database)
+            finally:
+                database.close()
+    except (OSError, sqlite3.OperationalError) as fault:
+        raise ConfigurationError(f"the temporary directory cannot be written: {fault}") from fault

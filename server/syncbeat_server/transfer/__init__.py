@@ -1,1 +1,1 @@
-"""Moves data in and out."""
+"""Moves what apps keep into Syncbeat and out of it: exports of the Realtime Database, and users."""

@@ -211,8 +211,8 @@ class FeedPage:
 class NewChange:
     """Describes a change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` matches.
 
-    With a `source_time`, when it was made at its source, `merge_patch_json` is the whole value, and the change is written
-    only if it is later than what the key has (`feed/source_order.py`).
+    With a `source_time`, which is when it was made at its source, `merge_patch_json` is the whole value, and the change
+    is written only if it is later than what the key has (`feed/source_order.py`).
     """
 
     scope: str

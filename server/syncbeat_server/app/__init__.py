@@ -14,7 +14,7 @@ from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
 from syncbeat_server.app.tenants.removed_apps import AppRows, open_stored_apps
 from syncbeat_server.app.token_issuers import key_rows
-from syncbeat_server.app.transfer.export import open_export
+from syncbeat_server.app.transfer.export import open_export, open_transfer
 from syncbeat_server.app.transfer.users import open_users
 from syncbeat_server.app.webhooks.samples import try_payload
 from syncbeat_server.storage.app_erasure import MOST_COUNTED
@@ -34,6 +34,7 @@ __all__ = [
     "open_figures",
     "open_restored",
     "open_stored_apps",
+    "open_transfer",
     "open_users",
     "rpc_names",
     "serve",

@@ -104,7 +104,7 @@ async def _write_users(stream: JsonStream, snapshot: Snapshot, selected: AppSele
 
 
 def _value(row: Row) -> str:
-    known = {"sequence": row["sequence"], "changed_at": row["changed_at"]}
+    known = {name: row[name] for name in ("sequence", "changed_at", "source_time")}
     rest = _dump(known)[1:-1]
     return f'{{"deleted":true,{rest}}}' if row["deleted"] else f'{{"value":{row["value"]},{rest}}}'
 

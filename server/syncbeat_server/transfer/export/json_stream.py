@@ -6,16 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_LINES = 4
+"""Of so many levels from the outside, each member begins a line."""
+
 
 class JsonStream:
-    """Writes nested objects and arrays; each member of the outer two levels begins a line.
+    """Writes nested objects and arrays.
 
     Values are given as JSON text and written as they are: a number keeps each digit that it has.
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._counts: list[int] = []
+        self._open: list[tuple[str, int]] = []
 
     def member(self, key: str, value_json: str) -> None:
         """Write a member of the object that is open."""
@@ -30,47 +33,35 @@ class JsonStream:
     @contextmanager
     def object(self, key: str | None = None) -> Iterator[None]:
         """Write an object for the block: a member with a key, the document or an item without."""
-        with self._nested(key, "{}"):
-            yield
+        self.begin(key)
+        yield
+        self.end()
 
     @contextmanager
     def array(self, key: str | None = None) -> Iterator[None]:
         """Write an array for the block, as `object` does an object."""
-        with self._nested(key, "[]"):
-            yield
-
-    def begin_object(self, key: str | None = None) -> None:
-        """Begin an object that `end_object` ends, where its end is known only later."""
-        if self._counts or key is not None:
-            self._separate()
-        if key is not None:
-            self._write(f"{json.dumps(key, ensure_ascii=False)}:")
-        self._write("{")
-        self._counts.append(0)
-
-    def end_object(self) -> None:
-        """End the object that `begin_object` began last."""
-        self._counts.pop()
-        self._write("}" if self._counts else "}\n")
-
-    @contextmanager
-    def _nested(self, key: str | None, marks: str) -> Iterator[None]:
-        if self._counts or key is not None:
-            self._separate()
-        if key is not None:
-            self._write(f"{json.dumps(key, ensure_ascii=False)}:")
-        self._write(marks[0])
-        self._counts.append(0)
+        self.begin(key, is_array=True)
         yield
-        self._counts.pop()
-        self._write(marks[1] if self._counts else f"{marks[1]}\n")
+        self.end()
+
+    def begin(self, key: str | None = None, *, is_array: bool = False) -> None:
+        """Begin an object or array, which `end` ends."""
+        if self._open:
+            self._separate()
+        if key is not None:
+            self._write(f"{json.dumps(key, ensure_ascii=False)}:")
+        self._write("[" if is_array else "{")
+        self._open.append(("]" if is_array else "}", 0))
+
+    def end(self) -> None:
+        """End what began last."""
+        mark, _ = self._open.pop()
+        self._write(mark if self._open else f"{mark}\n")
 
     def _separate(self) -> None:
-        if self._counts[-1]:
+        mark, count = self._open[-1]
+        if count:
             self._write(",")
-        if len(self._counts) <= _LINES:
+        if len(self._open) <= _LINES:
             self._write("\n")
-        self._counts[-1] += 1
-
-
-_LINES = 4
+        self._open[-1] = (mark, count + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from syncbeat_server.directory.model import Preferences, QuietHours
 from syncbeat_server.storage.postgres.database import Row
 from syncbeat_server.storage.postgres.snapshot import Snapshot
 
@@ -25,7 +26,7 @@ def scope_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str 
 def value_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str | None) -> AsyncIterator[Row]:
     """Yield the values and tombstones of these scopes by scope and key, each value as the text of its JSON."""
     return snapshot.rows(
-        f"""SELECT scope, key, value::text AS value, deleted, sequence, changed_at
+        f"""SELECT scope, key, value::text AS value, deleted, sequence, changed_at, source_time
             FROM changes WHERE {_OF} ORDER BY scope, key""",  # noqa: S608  # a constant
         app_id,
         scope,
@@ -72,3 +73,11 @@ def account_rows(snapshot: Snapshot, app_id: str, user_id: str | None) -> AsyncI
         app_id,
         user_id,
     )
+
+
+def preferences_of(row: Row) -> Preferences:
+    """Return the preferences of a row."""
+    quiet = None
+    if row["quiet_start"] is not None:
+        quiet = QuietHours(row["quiet_start"], row["quiet_end"], row["quiet_zone"])
+    return Preferences(quiet, row["max_per_day"], tuple(row["muted_types"]))

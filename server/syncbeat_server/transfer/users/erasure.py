@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.transfer.store.user_rows import count_user_rows
+from syncbeat_server.transfer.users.rows import count_user_rows
 from syncbeat_server.transfer.users.tables import USER_TABLES
 
 

@@ -9,7 +9,7 @@ from datetime import UTC
 from syncbeat_server.storage.postgres.snapshot import Snapshot
 from syncbeat_server.transfer.export.app_document import AppSelection, write_scopes
 from syncbeat_server.transfer.export.json_stream import JsonStream
-from syncbeat_server.transfer.store.user_rows import user_rows
+from syncbeat_server.transfer.users.rows import user_rows
 from syncbeat_server.transfer.users.tables import USER_TABLES
 
 FORMAT = "syncbeat-user-1"

@@ -1,0 +1,45 @@
+"""Options of the commands that go by a map and an export: both files, and where temporary ones go."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from syncbeat_server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from syncbeat_server.transfer.mapping.rules import TransferMap
+
+
+def add_map_option(command: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the option of the map, and of the folder for what is too much for memory."""
+    command.add_argument(
+        "--map", type=Path, required=required, metavar="FILE", help="the map of paths and targets (TOML)"
+    )
+    command.add_argument(
+        "--tmp", type=Path, metavar="FOLDER", help="where temporary files go (default: the system's folder for them)"
+    )
+
+
+def add_export_file(command: argparse.ArgumentParser) -> None:
+    """Add the argument of an export of the Realtime Database."""
+    command.add_argument("export", type=Path, metavar="EXPORT", help="an export of the Realtime Database (JSON)")
+
+
+def read_map(path: Path) -> TransferMap:
+    """Return the map of a file. Raises ConfigurationError: it cannot be read, or is at fault."""
+    from syncbeat_server.transfer.mapping.map_file import parse_map
+
+    try:
+        return parse_map(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigurationError(f"--map: {path}: {getattr(fault, 'strerror', None) or 'it is no UTF-8'}") from None
+
+
+def open_export_file(path: Path) -> IO[bytes]:
+    """Open an export. Raises ConfigurationError: it cannot be read."""
+    try:
+        return path.open("rb")
+    except OSError as fault:
+        raise ConfigurationError(f"{path}: {fault.strerror}") from None

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from syncbeat_server.cli.audit_log.times import utc_time
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file, read_map
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping
+    from datetime import datetime
 
     from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
     from syncbeat_server.sync.model import WriteOutcome
@@ -128,28 +130,33 @@ def _mend(parsed: argparse.Namespace, database_url: str, verification: Verificat
         _say("nothing was done; to do it: the same with --yes")
         return 1
     with open_export_file(parsed.export) as file:
-        done = asyncio.run(_write(database_url, verification, file, parsed))
+        done = asyncio.run(_write(database_url, verification, file, parsed.source_time))
     _say(_outcomes(done))
     return 0
 
 
-async def _write(database_url: str, verification: Verification, file: Any, parsed: argparse.Namespace) -> Any:
-    from collections import Counter
-
+async def _write(
+    database_url: str, verification: Verification, file: IO[bytes], exported_at: datetime
+) -> Mapping[WriteOutcome, int]:
     from syncbeat_server.app import open_transfer
     from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
 
-    outcomes: Counter[WriteOutcome] = Counter()
-    reported = 0
+    app_id = verification.app_id
+    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, exported_at)
     async with open_transfer(database_url) as database:
-        changes = changes_of(
-            file, verification.transfer_map, verification.app_id, verification.spool, parsed.source_time
-        )
-        async for outcomes in mend(changes, feed_writer(database, verification.app_id)):
-            if outcomes.total() // _REPORT_EVERY > reported:
-                reported = outcomes.total() // _REPORT_EVERY
-                _say(_outcomes(outcomes))
-    return outcomes
+        return await mend(changes, feed_writer(database, app_id), _Progress().report)
+
+
+class _Progress:
+    """Reports the outcomes so far, once each `_REPORT_EVERY` changes."""
+
+    def __init__(self) -> None:
+        self._reported = 0
+
+    def report(self, outcomes: Counter[WriteOutcome]) -> None:
+        if outcomes.total() // _REPORT_EVERY > self._reported:
+            self._reported = outcomes.total() // _REPORT_EVERY
+            _say(_outcomes(outcomes))
 
 
 def _outcomes(outcomes: Mapping[WriteOutcome, int]) -> str:

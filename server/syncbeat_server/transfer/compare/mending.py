@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import IO
 
@@ -41,12 +41,18 @@ def changes_of(
         yield NewChange(scope, key, "", deleted=True, source_time=exported_at)
 
 
-async def mend(changes: Iterator[NewChange], write: WriteChanges) -> AsyncIterator[Counter[WriteOutcome]]:
-    """Write changes in batches, and yield after each the outcomes so far. Raises what `write` raises."""
+async def mend(
+    changes: Iterator[NewChange], write: WriteChanges, on_progress: Callable[[Counter[WriteOutcome]], None]
+) -> Counter[WriteOutcome]:
+    """Write changes in batches and return their outcomes; `on_progress` is called with those so far after each.
+
+    Raises what `write` raises; what was written before stays.
+    """
     outcomes: Counter[WriteOutcome] = Counter()
     for batch in _batches(changes):
         outcomes.update(outcome for outcome in await write(batch) if outcome is not None)
-        yield outcomes
+        on_progress(outcomes)
+    return outcomes
 
 
 def feed_writer(database: Database, app_id: str) -> WriteChanges:

@@ -18,10 +18,12 @@ from syncbeat_server.transfer.model import Path, spelled
 from syncbeat_server.transfer.temporary_database import temporary_database
 
 _SCHEMA = """
-    CREATE TABLE spooled_entries (kind TEXT, scope TEXT, name TEXT, digest BLOB, PRIMARY KEY (kind, scope, name)) WITHOUT ROWID;
+    CREATE TABLE spooled_entries (
+        kind TEXT, scope TEXT, name TEXT, digest BLOB, PRIMARY KEY (kind, scope, name)) WITHOUT ROWID;
     CREATE TABLE spooled_misfits (path TEXT PRIMARY KEY) WITHOUT ROWID;
     CREATE TABLE wanted_keys (scope TEXT, name TEXT, is_there INTEGER, PRIMARY KEY (scope, name)) WITHOUT ROWID;
 """
+_ADD = "INSERT INTO spooled_entries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest"
 
 
 class EntryKind(StrEnum):
@@ -50,7 +52,7 @@ class Spool:
 
     def add(self, entries: Iterable[SpooledEntry]) -> None:
         """Add entries; of two with one name the last one counts. Raises ConfigurationError: the disk is full."""
-        self._insert("INSERT OR REPLACE INTO spooled_entries VALUES (?, ?, ?, ?)", entries)
+        self._insert(_ADD, entries)
 
     def entries(self, kind: EntryKind) -> Iterator[SpooledEntry]:
         """Yield the entries of a kind in the order of scopes and names, by code points."""
@@ -59,7 +61,7 @@ class Spool:
 
     def add_misfit(self, path: Path) -> None:
         """Note a path whose value fits no target, so that its absence here says nothing. Raises as `add`."""
-        self._insert("INSERT OR REPLACE INTO spooled_misfits VALUES (?)", [(spelled(path),)])
+        self._insert("INSERT INTO spooled_misfits VALUES (?) ON CONFLICT DO NOTHING", [(spelled(path),)])
 
     def is_misfit(self, path: Path) -> bool:
         """Return True if the value at a path, or at one above it, fits no target."""
@@ -70,7 +72,7 @@ class Spool:
 
     def want(self, keys: Iterable[tuple[str, str, bool]]) -> None:
         """Note keys to be mended: scope, key, and True if the other side has a value. Raises as `add`."""
-        self._insert("INSERT OR REPLACE INTO wanted_keys VALUES (?, ?, ?)", keys)
+        self._insert("INSERT INTO wanted_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", keys)
 
     def is_wanted(self, scope: str, key: str) -> bool:
         """Return True if a key is to be mended."""

@@ -33,7 +33,9 @@ class TreeSpool:
         """Add values as JSON by their paths; of two at one path the last one counts. Raises ConfigurationError."""
         rows = ((place_of(path), value) for path, value in entries)
         try:
-            self._database.executemany("INSERT OR REPLACE INTO spooled_tree VALUES (?, ?)", rows)
+            self._database.executemany(
+                "INSERT INTO spooled_tree VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", rows
+            )
         except sqlite3.OperationalError as fault:
             raise ConfigurationError(f"the temporary directory cannot take the tree: {fault}") from fault
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -35,6 +36,12 @@ def effects_json(effects: Effects) -> str:
                 (one.scope, one.key, one.merge_patch_json, one.deleted, one.expected_sequence)
                 for one in effects.changes
             ],
+            # Apart, since versions before do not know them.
+            "source_times": {
+                str(place): one.source_time.isoformat()
+                for place, one in enumerate(effects.changes)
+                if one.source_time is not None
+            },
             "trigger": None if effects.trigger is None else _trigger_fields(effects.trigger),
             "notification": None if effects.notification is None else asdict(effects.notification),
         }
@@ -53,10 +60,17 @@ def effects_of(text: str) -> Effects:
             for scope, added, removed in stored["members"]
         ),
         tiers=tuple(TierEffect(user_id, tier) for user_id, tier in stored["tiers"]),
-        changes=tuple(NewChange(*change) for change in stored["changes"]),
+        changes=_changes(stored["changes"], stored.get("source_times", {})),
         trigger=_trigger(stored["trigger"]),
         notification=_notification(stored["notification"]),
     )
+
+
+def _changes(stored: list[Any], source_times: dict[str, str]) -> tuple[NewChange, ...]:
+    changes = [NewChange(*change) for change in stored]
+    for place, source_time in source_times.items():
+        changes[int(place)] = replace(changes[int(place)], source_time=datetime.fromisoformat(source_time))
+    return tuple(changes)
 
 
 def _trigger_fields(trigger: Trigger) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _COMMANDS_OF = {
         "check-config",
         "new-epoch",
         "app",
+        "import-rtdb",
         "audit",
         "events",
         "token",
@@ -161,9 +162,10 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.serve import add_serve
     from syncbeat_server.cli.status import add_status
     from syncbeat_server.cli.tokens import add_token
+    from syncbeat_server.cli.transfer.import_rtdb import add_import_rtdb
 
     servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_audit, add_events, add_token)
-    for add in (*servers, add_status, add_slo, add_smoke, add_soak, add_simulate):
+    for add in (*servers, add_import_rtdb, add_status, add_slo, add_smoke, add_soak, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

@@ -58,6 +58,7 @@ from syncbeat_server.sync.store import (
     scopes,
     tombstones,
 )
+from syncbeat_server.transfer.store import imports
 from tests.support.isolation import PHONE, TOKEN, at, people
 from tests.support.rpc_server import Server
 from tests.support.store_calls import ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
@@ -124,6 +125,7 @@ STORES = (
         slo_counts,
         slo_figures,
         server_connections,
+        imports,
     ),
 )
 

@@ -65,7 +65,10 @@ class UserPreferences:
 
 
 Target: TypeAlias = FeedValue | Member | Registration | UserPreferences
-"""One of the things that a place of a tree may become. A `Registration` has the app's id; the others are of the app that is imported."""
+"""One of the things that a place of a tree may become.
+
+A `Registration` has the id of the app; the others are of the app that is imported.
+"""
 
 
 class Misfit(NamedTuple):
@@ -77,5 +80,5 @@ class Misfit(NamedTuple):
 
 
 def spelled(path: Path) -> str:
-    """Return a path as the map and RTDB's console spell it."""
+    """Return a path as the map and the console of RTDB spell it."""
     return "/".join(path)

@@ -1,1 +1,1 @@
-"""Wiring of the commands that move data in and out."""
+"""Wires what moves in and out: one module a command."""

@@ -1,1 +1,1 @@
-"""Subcommands that move data in and out."""
+"""Subcommands that move what apps keep into Syncbeat and out of it."""

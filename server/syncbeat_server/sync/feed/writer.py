@@ -148,6 +148,11 @@ async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
     await scopes.lock_scopes(conn, [(app_id, scope)], create=True)
 
 
+async def lock_scopes_ahead(conn: Connection, app_id: str, names: Collection[str]) -> None:
+    """Create scopes that are missing and lock all, in order, for those who write and count members of several."""
+    await scopes.lock_scopes(conn, [(app_id, name) for name in names], create=True)
+
+
 async def lock_existing(conn: Connection, app_id: str, names: Collection[str]) -> None:
     """Lock those scopes that are there, in order, before rows that come after scopes (ADR 66)."""
     await scopes.lock_scopes(conn, [(app_id, name) for name in names], create=False)

@@ -1,1 +1,1 @@
-"""Reads whole apps in one snapshot: SQL."""
+"""Reads and writes the tables of the transfer feature."""

@@ -1,4 +1,4 @@
-"""Dual writes, imports and deletions that arrive in any order end in the latest by source time: a few histories of many.
+"""Dual writes, imports and deletions in any order end in the latest by source time: a few histories of many.
 
 `make prove` plays many more (tests/prove/test_source_times.py).
 """

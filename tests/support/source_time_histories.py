@@ -72,7 +72,7 @@ class Written:
         return NewChange(scope, self.key, self.text or "", self.text is None, source_time=made_at)
 
 
-_WRITES = st.builds(Written, _KEYS, _SECONDS, st.one_of(st.none(), st.builds(lambda value: json.dumps(value), _VALUES)))
+_WRITES = st.builds(Written, _KEYS, _SECONDS, st.one_of(st.none(), _VALUES.map(json.dumps)))
 _CALLS = st.tuples(st.sampled_from(Path), st.lists(_WRITES, min_size=1, max_size=4))
 HISTORIES = st.lists(st.lists(_CALLS, min_size=1, max_size=6), min_size=1, max_size=4)
 """Rounds of calls; those of a round are made at once, and the rounds one after the other."""

@@ -85,7 +85,7 @@ from tests.support import claimed_delivery
 from tests.support.isolation import PHONE, TOKEN
 
 SESSION = [""]  # bob's, in the test that runs
-CHANGED_AT = [datetime.min]  # that of bob's change
+CHANGED_AT = [datetime(2000, 1, 1, tzinfo=UTC)]  # that of bob's change, in the test that runs
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
 BOBS = Holder("bob", PHONE.device_id)

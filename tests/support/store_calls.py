@@ -78,6 +78,7 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
+    source_times,
     tombstones,
 )
 from syncbeat_server.transfer.store import imports
@@ -86,6 +87,7 @@ from tests.support import claimed_delivery
 from tests.support.isolation import PHONE, TOKEN
 
 SESSION = [""]  # bob's, in the test that runs
+CHANGED_AT = [datetime(2000, 1, 1, tzinfo=UTC)]  # that of bob's change, in the test that runs
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
 BOBS = Holder("bob", PHONE.device_id)
@@ -119,6 +121,11 @@ BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 
 BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
 BOBS_IMPORT = ImportKey("default", "0" * 64)
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def stored_ranks_of_bobs(conn: Connection) -> object:
+    tied = source_times.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
+    return (await source_times.rank_ties(conn, [tied])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -200,6 +207,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     ),
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
+    source_times.versions: lambda c: source_times.versions(c, [("default", "bobs", "k")]),
+    source_times.rank_ties: stored_ranks_of_bobs,
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {

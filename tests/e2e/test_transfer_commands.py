@@ -16,6 +16,7 @@ import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.transfer.mapping.map_file import parse_map
+from tests.support import planted_exports
 from tests.support.app_rows import plant_app
 from tests.support.databases import DatabaseUrls
 from tests.support.transfers import store_export
@@ -148,3 +149,19 @@ async def test_user_commands_export_and_erase(run: Run, database_urls: DatabaseU
     assert left["users"][0]["deleted_at"]
     (entry,) = left["audit_entries"]
     assert (entry["action"], entry["actor"]) == ("USER_DELETED", "operator")
+
+
+async def test_verify_command_finds_one_planted_difference_among_many(
+    run: Run, database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    values, planted = 20_000, 13_331
+    planted_exports.write_export(tmp_path / "many.json", values)
+    (tmp_path / "many.toml").write_text(planted_exports.MAP, encoding="utf-8")
+    await planted_exports.plant(database_urls, values)
+    await planted_exports.damage(database_urls, planted)
+    options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02", "--yes")
+    done = await planted_exports.run(database_urls, redis_url, tmp_path, "reconcile", *options)
+    assert (done.status, "1 values to write and 0 to delete" in done.errors) == (0, True), done
+    assert f"differs: chats/c133/m{planted} " in done.output
+    assert f"value: {values} here, {values} in the export; 1 differ" in done.output
+    assert await planted_exports.untrue(database_urls) == ([], [f"m{planted}"])

@@ -57,19 +57,23 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
+    source_times,
     tombstones,
 )
+from syncbeat_server.transfer.store import imports
 from tests.support.isolation import PHONE, TOKEN, at, people
 from tests.support.rpc_server import Server
-from tests.support.store_calls import ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
+from tests.support.seed import value_of
+from tests.support.store_calls import CHANGED_AT, ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
 
 pytestmark = pytest.mark.rpc
 
 
 @pytest.fixture
-async def peopled(server: Server) -> Server:
+async def peopled(server: Server, database: Database) -> Server:
     """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
     SESSION[0] = await people(server)
+    CHANGED_AT[0] = await value_of(database, "SELECT changed_at FROM changes WHERE (scope, key) = ('bobs', 'k')")
     return server
 
 
@@ -84,6 +88,7 @@ STORES = (
         token_move_rows,
         changes,
         change_writes,
+        source_times,
         device_cursors,
         device_views,
         reported_activity,
@@ -127,6 +132,7 @@ STORES = (
         slo_counts,
         slo_figures,
         server_connections,
+        imports,
     ),
 )
 

@@ -27,6 +27,8 @@ PLANTS = {
     f"SELECT '{{app}}', 'u' || n, 'd', 'IOS', 'NONE', now(), now() {NUMBERED}",
     "expansions": "(app_id, notification_id, targets, expected, window_s, created_at) "
     f"SELECT '{{app}}', lpad(n::text, 32, '0')::uuid, '{{{{}}}}', 1, 1, now() {NUMBERED}",
+    "imports": "(app_id, import_id, export_name, report, started_at, updated_at) "
+    f"SELECT '{{app}}', lpad(n::text, 64, '0'), 'x', '1', now(), now() {NUMBERED}",
     "notifications": "(app_id, notification_id, kind, caller, content, priority, created_at, due_at, expires_at) "
     "SELECT '{app}', lpad(n::text, 32, '0')::uuid, 'MESSAGE', 'c', '{{}}', 'HIGH', now(), now(), now() " + NUMBERED,
     "preferences": f"(app_id, user_id, updated_at) SELECT '{{app}}', 'u' || n, now() {NUMBERED}",

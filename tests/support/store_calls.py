@@ -79,12 +79,16 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
+    source_times,
     tombstones,
 )
+from syncbeat_server.transfer.store import imports
+from syncbeat_server.transfer.store.imports import ImportKey
 from tests.support import claimed_delivery
 from tests.support.isolation import PHONE, TOKEN
 
 SESSION = [""]  # bob's, in the test that runs
+CHANGED_AT = [datetime(2000, 1, 1, tzinfo=UTC)]  # that of bob's change, in the test that runs
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
 BOBS = Holder("bob", PHONE.device_id)
@@ -117,7 +121,13 @@ BOBS_ENTRY = NewEntry("default", AuditAction.USER_DELETED, "user:bob", "", "user
 BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
 BOBS_IDENTITY = Identity("default", "https://issuer.example", "bob")
 BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
+BOBS_IMPORT = ImportKey("default", "0" * 64)
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def stored_ranks_of_bobs(conn: Connection) -> object:
+    tied = source_times.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
+    return (await source_times.rank_ties(conn, [tied])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -171,6 +181,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     devices.find_device: lambda c: devices.find_device(c, "default", "bob", "bobs phone"),
     devices.list_devices: lambda c: devices.list_devices(c, "default", "bob", "", 10),
     members.known_scopes: lambda c: members.known_scopes(c, [("default", "bobs")]),
+    members.present_members: lambda c: members.present_members(c, "default", [("bobs", "bob")]),
     members.count_members: lambda c: members.count_members(c, "default", "bobs"),
     members.count_scopes: lambda c: members.count_scopes(c, "default", ["bob"], 9),
     members.lock_memberships: lambda c: members.lock_memberships(c, "default"),
@@ -200,6 +211,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     ),
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
+    source_times.versions: lambda c: source_times.versions(c, [("default", "bobs", "k")]),
+    source_times.rank_ties: stored_ranks_of_bobs,
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
@@ -324,6 +337,8 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     wake_budgets.merge_held: lambda c: wake_budgets.merge_held(c, [CLAIMED]),
     dead_token_removal.remove_dead_tokens: lambda c: dead_token_removal.remove_dead_tokens(c, [CLAIMED.token_use]),
     token_move_rows.forget_moves: lambda c: token_move_rows.forget_moves(c, 10),
+    preferences.add_preferences: lambda c: preferences.add_preferences(c, "default", "bob", Preferences()),
+    imports.begin_import: lambda c: imports.begin_import(c, BOBS_IMPORT, "x", "{}"),
     preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
     dead_token_removal.forget_removals: lambda c: dead_token_removal.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
@@ -375,4 +390,7 @@ SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
 SEEN[server_connections.count_by_state] = server_connections.count_by_state
+REFUSED[imports.find_import] = lambda c: imports.find_import(c, BOBS_IMPORT)
+REFUSED[imports.advance_import] = lambda c: imports.advance_import(c, BOBS_IMPORT, 0, 1, "{}")
+REFUSED[imports.finish_import] = lambda c: imports.finish_import(c, BOBS_IMPORT, 0, "{}")
 SEEN[audit.lock_configuration] = audit.lock_configuration

@@ -1,0 +1,27 @@
+"""Reads the time that is embedded in push ids.
+
+A push id has 20 characters, of which the first eight are milliseconds since 1970, six bits each, in an alphabet in
+order of ASCII: https://firebase.blog/posts/2015/02/the-2120-ways-to-ensure-unique_68
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+_ALPHABET = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+_DIGITS = {character: place for place, character in enumerate(_ALPHABET)}
+_LENGTH, _TIME_LENGTH = 20, 8
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def push_id_time(key: str) -> datetime | None:
+    """Return when a push id was made, by the clock of its maker; None if the key is no push id."""
+    if len(key) != _LENGTH or not all(character in _DIGITS for character in key):
+        return None
+    milliseconds = 0
+    for character in key[:_TIME_LENGTH]:
+        milliseconds = milliseconds * len(_ALPHABET) + _DIGITS[character]
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:  # 48 bits of milliseconds reach beyond the year 9999
+        return None

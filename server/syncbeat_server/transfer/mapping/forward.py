@@ -22,11 +22,11 @@ from syncbeat_server.transfer.mapping.rules import (
     TransferMap,
     ValueRule,
     label,
+    variable_places,
 )
 from syncbeat_server.transfer.mapping.templates import Template, field_of
 from syncbeat_server.transfer.model import FeedValue, Json, Misfit, MisfitReason, Target, UserPreferences, spelled
 from syncbeat_server.transfer.rtdb.keys import unescape_key
-from syncbeat_server.transfer.rtdb.path_tree import variable_name
 from syncbeat_server.transfer.rtdb.push_ids import push_id_time
 from syncbeat_server.transfer.rtdb.reading import Entry
 from syncbeat_server.transfer.rtdb.shapes import is_number
@@ -82,13 +82,11 @@ def _target(transfer_map: TransferMap, rule: Rule, app_id: str, entry: Entry) ->
 
 def _variables(transfer_map: TransferMap, rule: Rule, entry: Entry) -> dict[str, str]:
     variables: dict[str, str] = {}
-    for pattern, key in zip(rule.path, entry.path, strict=True):
-        name = variable_name(pattern)
-        if name is not None:
-            plain = unescape_key(key) if transfer_map.unescape_keys else key
-            if not plain:
-                raise _MisfitError(MisfitReason.ESCAPE if plain is None else MisfitReason.NAME_EMPTY)
-            variables[name] = plain
+    for place, name in variable_places(rule.path):
+        plain = unescape_key(entry.path[place]) if transfer_map.unescape_keys else entry.path[place]
+        if not plain:
+            raise _MisfitError(MisfitReason.ESCAPE if plain is None else MisfitReason.NAME_EMPTY)
+        variables[name] = plain
     return variables
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.audit.store import entries as audit
+from syncbeat_server.auth.store import identities, users
 from syncbeat_server.auth.store import sessions as auth
-from syncbeat_server.auth.store import users
 from syncbeat_server.directory.store import (
     dead_token_removal,
     device_locks,
@@ -21,6 +21,7 @@ from syncbeat_server.directory.store import (
     preferences,
     token_ageing,
     token_move_rows,
+    user_rows,
 )
 from syncbeat_server.events.store import event_batches, event_rows, old_events
 from syncbeat_server.push.store import (
@@ -119,6 +120,8 @@ STORES = (
         restore_detection,
         auth,
         users,
+        identities,
+        user_rows,
         user_tiers,
         quota_usage,
         event_batches,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from syncbeat_server.directory.model import Member
-from syncbeat_server.directory.store import members
+from syncbeat_server.clock import SystemClock
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.snapshot import open_snapshot
-from syncbeat_server.sync.model import NewChange
-from syncbeat_server.sync.store import scopes
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.transfer.compare.comparison import Difference
 from syncbeat_server.transfer.compare.entries import SpooledExport, spool_export
 from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
@@ -24,39 +22,26 @@ from syncbeat_server.transfer.compare.verification import Verification
 from syncbeat_server.transfer.export.app_document import AppSelection
 from syncbeat_server.transfer.export.tree_document import ExportedTree, spool_tree, write_tree
 from syncbeat_server.transfer.export.tree_spool import open_tree_spool
-from syncbeat_server.transfer.mapping.forward import targets_of
+from syncbeat_server.transfer.importing.batches import ImportSource
+from syncbeat_server.transfer.importing.importer import Importer
+from syncbeat_server.transfer.importing.report import ImportReport
+from syncbeat_server.transfer.importing.throttle import ThrottleRule
 from syncbeat_server.transfer.mapping.rules import TransferMap
-from syncbeat_server.transfer.model import FeedValue, Misfit, Path, Target
-from syncbeat_server.transfer.rtdb.reading import read_entries
-from syncbeat_server.transfer.rtdb.shapes import json_text
+from syncbeat_server.transfer.model import Path
 
+PATIENT = ThrottleRule(target_s=30.0)
+"""A busy machine shrinks no batch."""
 _DEFAULT_APP = AppSelection("default")
-
-
-def targets(text: str, transfer_map: TransferMap, app_id: str) -> Iterator[Target]:
-    """Yield what fits of an export's text."""
-    for entry in read_entries(io.BytesIO(text.encode()), transfer_map.root):
-        for target in targets_of(transfer_map, app_id, entry):
-            if not isinstance(target, Misfit):
-                yield target
 
 
 async def store_export(
     database: Database, text: str, transfer_map: TransferMap, at: datetime, app_id: str = "default"
-) -> None:
-    """Store the values and members of an export, as an import does."""
-    found = list(targets(text, transfer_map, app_id))
-    joined = [target for target in found if isinstance(target, Member)]
-    async with database.transaction() as conn:
-        await scopes.lock_scopes(conn, [(app_id, one.scope) for one in joined], create=True)
-        for one in joined:
-            await members.add_members(conn, app_id, one.scope, [one])
-    changes = (
-        NewChange(one.scope, one.key, json_text(one.value), source_time=at)
-        for one in found
-        if isinstance(one, FeedValue)
-    )
-    await mend(changes, feed_writer(database, app_id), lambda _: None)
+) -> ImportReport:
+    """Import an export as of this time."""
+    import_id = hashlib.sha256(f"{text}{transfer_map.text}{at}".encode()).hexdigest()
+    source = ImportSource(transfer_map, app_id, at)
+    importer = Importer(database, SystemClock(), source, import_id, lambda _: DEFAULT_PRIOR, PATIENT)
+    return await importer.run(io.BytesIO(text.encode()), "export.json", lambda _: None)
 
 
 async def exported_tree(
@@ -114,7 +99,7 @@ class Comparing:
             self.verification.note_wanted([one for one, _ in found])
             file = io.BytesIO(self.text.encode())
             changes = changes_of(file, self.transfer_map, self.app_id, spool, self.at)
-            outcomes = await mend(changes, feed_writer(self.database, self.app_id), lambda _: None)
+            outcomes = await mend(changes, feed_writer(self.database, self.app_id), SystemClock())
         return {outcome.value: count for outcome, count in outcomes.items()}
 
     def count(self, kind: EntryKind = EntryKind.VALUE) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What was stored from a tree by a map is exported as the same tree, in the form of the Realtime Database's exports."""
+"""Trees that were imported by a map are exported as the same trees, in the form of the Realtime Database."""
 
 from __future__ import annotations
 

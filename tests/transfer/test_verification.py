@@ -198,7 +198,7 @@ async def test_reconcile_deletes_nothing_of_which_the_export_has_what_does_not_f
     await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
     before = await feed(database_urls)
     later = json.loads(json.dumps(TREE))
-    later["chats"]["a"]["messages"]["1"] = {"text": "x" * (4 << 20)}
+    later["chats"]["a"]["messages"] |= {"1": {"text": "x" * (4 << 20)}, "2": {"text": "x" * (1 << 20)}, "3": "\0"}
     comparing = Comparing(database, json.dumps(later), CHATS, LATER)
     assert await comparing.told() == set()
     assert await comparing.reconcile() == {}

@@ -36,6 +36,7 @@ _COMMANDS_OF = {
         "slo",
         "smoke",
         "soak",
+        "import-rtdb",
         "export",
         "verify",
         "reconcile",

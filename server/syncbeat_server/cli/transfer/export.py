@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
-from syncbeat_server.cli.transfer.map_option import add_map_option, read_map
+from syncbeat_server.cli.transfer.map_option import add_map_option
 from syncbeat_server.cli.transfer.output import add_output_option, opened_output
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def add_export(commands: Any) -> None:
 
 def _export(parsed: argparse.Namespace) -> int:
     import asyncio
+
+    from syncbeat_server.app.transfer.rtdb_import import read_map
 
     transfer_map = None if parsed.map is None else read_map(parsed.map)
     with opened_app(parsed) as (stores, app_id), opened_output(parsed.output) as write:

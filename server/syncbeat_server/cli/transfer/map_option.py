@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from syncbeat_server.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from syncbeat_server.transfer.mapping.rules import TransferMap
 
 
 def add_map_option(command: argparse.ArgumentParser, *, required: bool) -> None:
@@ -25,16 +22,6 @@ def add_map_option(command: argparse.ArgumentParser, *, required: bool) -> None:
 def add_export_file(command: argparse.ArgumentParser) -> None:
     """Add the argument of an export of the Realtime Database."""
     command.add_argument("export", type=Path, metavar="EXPORT", help="an export of the Realtime Database (JSON)")
-
-
-def read_map(path: Path) -> TransferMap:
-    """Return the map of a file. Raises ConfigurationError: it cannot be read, or is at fault."""
-    from syncbeat_server.transfer.mapping.map_file import parse_map
-
-    try:
-        return parse_map(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigurationError(f"--map: {path}: {getattr(fault, 'strerror', None) or 'it is no UTF-8'}") from None
 
 
 def open_export_file(path: Path) -> IO[bytes]:

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from syncbeat_server.cli.audit_log.times import utc_time
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
-from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file, read_map
+from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -84,15 +84,25 @@ def _reconcile(parsed: argparse.Namespace) -> int:
 def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     import asyncio
 
+    from syncbeat_server.app.transfer.rtdb_import import read_map
     from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
+    from syncbeat_server.cli.transfer.progress import Watch
     from syncbeat_server.transfer.compare.entries import spool_export
     from syncbeat_server.transfer.compare.spool import open_spool
     from syncbeat_server.transfer.compare.verification import Verification
+    from syncbeat_server.transfer.importing.importer import Progress
+    from syncbeat_server.transfer.importing.report import ImportReport
 
     transfer_map = read_map(parsed.map)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
-        with open_export_file(parsed.export) as file:
-            found = spool_export(file, transfer_map, app_id, spool)
+        with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
+            found = spool_export(
+                file,
+                transfer_map,
+                app_id,
+                spool,
+                lambda places: watch.show(file.tell(), Progress(places, ImportReport())),
+            )
         verification = Verification(transfer_map, app_id, spool, parsed.source_time)
         report = ComparisonReport(parsed.limit)
         asyncio.run(_take_differences(stores.database_url, verification, report, is_mending=is_mending))
@@ -139,12 +149,13 @@ async def _write(
     database_url: str, verification: Verification, file: IO[bytes], exported_at: datetime
 ) -> Mapping[WriteOutcome, int]:
     from syncbeat_server.app import open_transfer
+    from syncbeat_server.clock import SystemClock
     from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
 
     app_id = verification.app_id
     changes = changes_of(file, verification.transfer_map, app_id, verification.spool, exported_at)
     async with open_transfer(database_url) as database:
-        return await mend(changes, feed_writer(database, app_id), _Progress().report)
+        return await mend(changes, feed_writer(database, app_id), SystemClock(), _Progress().report)
 
 
 class _Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, NamedTuple
@@ -14,6 +14,7 @@ from syncbeat_server.directory.model import Member, MemberRole, Preferences, Reg
 from syncbeat_server.storage.postgres.snapshot import Snapshot
 from syncbeat_server.transfer.compare.canonical import DIGEST_OCTETS, digest
 from syncbeat_server.transfer.compare.spool import EntryKind, Spool, SpooledEntry
+from syncbeat_server.transfer.importing.batches import checked_text
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.reverse import (
     member_entry,
@@ -21,10 +22,11 @@ from syncbeat_server.transfer.mapping.reverse import (
     preferences_entry,
 )
 from syncbeat_server.transfer.mapping.rules import TransferMap
-from syncbeat_server.transfer.model import FeedValue, Misfit, MisfitReason, Path, Target
+from syncbeat_server.transfer.model import FeedValue, Misfit, MisfitReason, Path, Target, spelled
 from syncbeat_server.transfer.rtdb.reading import read_entries
-from syncbeat_server.transfer.rtdb.shapes import json_text
 from syncbeat_server.transfer.store import app_rows
+
+_PROGRESS_EVERY = 1_000
 
 
 @dataclass
@@ -44,8 +46,14 @@ class StoredEntry(NamedTuple):
     made_at: datetime
 
 
-def spool_export(export: IO[bytes], transfer_map: TransferMap, app_id: str, spool: Spool) -> SpooledExport:
-    """Read an export from its beginning into a spool.
+def spool_export(
+    export: IO[bytes],
+    transfer_map: TransferMap,
+    app_id: str,
+    spool: Spool,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> SpooledExport:
+    """Read an export from its beginning into a spool; `on_progress` is called now and then with the places read.
 
     Raises:
         ConfigurationError: the file is no JSON document with an object, or the disk is full.
@@ -53,14 +61,18 @@ def spool_export(export: IO[bytes], transfer_map: TransferMap, app_id: str, spoo
     found = SpooledExport()
 
     def entries() -> Iterator[SpooledEntry]:
-        for entry in read_entries(export, transfer_map.root):
+        for place, entry in enumerate(read_entries(export, transfer_map.root), 1):
+            if place % _PROGRESS_EVERY == 0:
+                on_progress(place)
             for target in targets_of(transfer_map, app_id, entry):
-                if isinstance(target, Misfit):
-                    found.misfits[target.pattern, target.reason] += 1
-                    if target.reason is not MisfitReason.UNMATCHED:
-                        spool.add_misfit(target.path)
+                spooled = target if isinstance(target, Misfit) else _spooled(target)
+                if isinstance(spooled, MisfitReason):
+                    spooled = Misfit(spelled(entry.node.pattern), entry.path, spooled)
+                if isinstance(spooled, Misfit):
+                    found.misfits[spooled.pattern, spooled.reason] += 1
+                    if spooled.reason is not MisfitReason.UNMATCHED:
+                        spool.add_misfit(spooled.path)
                 else:
-                    spooled = _spooled(target)
                     found.entries[EntryKind(spooled.kind)] += 1
                     yield spooled
 
@@ -68,9 +80,12 @@ def spool_export(export: IO[bytes], transfer_map: TransferMap, app_id: str, spoo
     return found
 
 
-def _spooled(target: Target) -> SpooledEntry:
+def _spooled(target: Target) -> SpooledEntry | MisfitReason:
     if isinstance(target, FeedValue):
-        return SpooledEntry(EntryKind.VALUE, target.scope, target.key, digest(json_text(target.value)))
+        text = checked_text(target.value)
+        if isinstance(text, MisfitReason):
+            return text
+        return SpooledEntry(EntryKind.VALUE, target.scope, target.key, digest(text))
     if isinstance(target, Member):
         return SpooledEntry(EntryKind.MEMBER, target.scope, target.user_id, _digest_of([target.role]))
     if isinstance(target, Registration):

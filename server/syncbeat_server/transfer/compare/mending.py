@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import IO
 
+from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import NewChange, WriteOutcome
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.transfer.compare.spool import Spool
+from syncbeat_server.transfer.importing.batches import MAX_BATCH_OCTETS, checked_text
+from syncbeat_server.transfer.importing.throttle import Throttle
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.rules import TransferMap
-from syncbeat_server.transfer.model import FeedValue
+from syncbeat_server.transfer.model import FeedValue, MisfitReason
 from syncbeat_server.transfer.rtdb.reading import read_entries
-from syncbeat_server.transfer.rtdb.shapes import json_text
-
-_BATCH, _BATCH_OCTETS = 200, 1 << 20
-"""A transaction has so many changes, or ends with the one that passes so many octets: some 50 ms under locks."""
 
 WriteChanges = Callable[[Sequence[NewChange]], Awaitable[Sequence[WriteOutcome | None]]]
 
@@ -36,22 +36,31 @@ def changes_of(
     for entry in read_entries(export, transfer_map.root):
         for target in targets_of(transfer_map, app_id, entry):
             if isinstance(target, FeedValue) and spool.is_wanted(target.scope, target.key):
-                yield NewChange(target.scope, target.key, json_text(target.value), source_time=exported_at)
+                text = checked_text(target.value)
+                if not isinstance(text, MisfitReason):
+                    yield NewChange(target.scope, target.key, text, source_time=exported_at)
     for scope, key in spool.absent():
         yield NewChange(scope, key, "", deleted=True, source_time=exported_at)
 
 
 async def mend(
-    changes: Iterator[NewChange], write: WriteChanges, on_progress: Callable[[Counter[WriteOutcome]], None]
+    changes: Iterator[NewChange],
+    write: WriteChanges,
+    clock: Clock,
+    on_progress: Callable[[Counter[WriteOutcome]], None] = lambda _: None,
 ) -> Counter[WriteOutcome]:
     """Write changes in batches and return their outcomes; `on_progress` is called with those so far after each.
 
-    Raises what `write` raises; what was written before stays.
+    Batches are as large, and as far apart, as the database's latency lets them be. Raises what `write` raises; what
+    was written before stays.
     """
     outcomes: Counter[WriteOutcome] = Counter()
-    for batch in _batches(changes):
+    throttle = Throttle()
+    while batch := _next_batch(changes, throttle.batch_size):
+        began = clock.monotonic()
         outcomes.update(outcome for outcome in await write(batch) if outcome is not None)
         on_progress(outcomes)
+        await clock.sleep(throttle.observe(len(batch), clock.monotonic() - began))
     return outcomes
 
 
@@ -72,14 +81,12 @@ def feed_writer(database: Database, app_id: str) -> WriteChanges:
     return write
 
 
-def _batches(changes: Iterator[NewChange]) -> Iterator[list[NewChange]]:
+def _next_batch(changes: Iterator[NewChange], size: int) -> list[NewChange]:
     batch: list[NewChange] = []
     octets = 0
-    for change in changes:
+    for change in itertools.islice(changes, size):
         batch.append(change)
         octets += len(change.merge_patch_json)
-        if len(batch) == _BATCH or octets >= _BATCH_OCTETS:
-            yield batch
-            batch, octets = [], 0
-    if batch:
-        yield batch
+        if octets >= MAX_BATCH_OCTETS:
+            break
+    return batch

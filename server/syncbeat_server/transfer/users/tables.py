@@ -173,6 +173,7 @@ TABLES_WITHOUT_USERS: Mapping[str, str] = {
     "change_samples": "when scopes changed, and not by whom",
     "changes": "values of scopes, without a note of who wrote them; `--values` adds those of the user's scopes",
     "event_order_heads": "the newest time of each ordering key of a source",
+    "imports": "how far imports have come, with paths of an export as examples of what did not fit",
     "pruned_feeds": "a place in the feed of an app",
     "scopes": "heads and rates of scopes",
 }

@@ -100,7 +100,7 @@ async def untrue(urls: DatabaseUrls) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command came to."""
+    """Result of a command, with its time and its largest resident memory."""
 
     status: int
     output: str

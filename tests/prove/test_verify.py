@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import DatabaseUrls
-from tests.support.planted_exports import EXPORTED, MAP, PER_CHAT, damage, plant, run, untrue, write_export
+from tests.support.planted_exports import EXPORTED, MAP, PER_CHAT, damage, plant, plant_large, run, untrue, write_export
 
 pytestmark = pytest.mark.prove
 
@@ -60,6 +60,32 @@ async def test_verify_finds_one_difference_and_reconcile_mends_it(
             "differences_found": 1,
             "keys_written": 1,
             **{f"{name}_s": round(one.seconds, 1) for name, one in ran.items()},
+            **{f"{name}_rss_mib": round(one.rss_mib, 1) for name, one in ran.items()},
+        },
+    )
+    assert max(one.rss_mib for one in ran.values()) < MOST_RSS_MIB
+
+
+@pytest.mark.timeout(1_800)
+async def test_large_values_are_exported_and_verified_in_bounded_memory(
+    database_urls: DatabaseUrls, redis_url: str, tmp_path: Path, record: Callable[[str, dict[str, object]], None]
+) -> None:
+    values, octets = 300, 1_000_000
+    (tmp_path / "map.toml").write_text(MAP)
+    await plant_large(database_urls, values, octets)
+    tree = await run(database_urls, redis_url, tmp_path, "export", "--map", "map.toml", "-o", "tree.json")
+    plain = await run(database_urls, redis_url, tmp_path, "export", "-o", "app.json")
+    equal = await run(database_urls, redis_url, tmp_path, "verify", "tree.json", "--map", "map.toml")
+    ran = {"export_tree": tree, "export_document": plain, "verify": equal}
+    assert [one.status for one in ran.values()] == [0, 0, 0], ran
+    size = (tmp_path / "tree.json").stat().st_size
+    assert size > values * octets
+    record(
+        "verify-large",
+        {
+            "values": values,
+            "octets_of_each": octets,
+            "export_mib": round(size / (1 << 20), 1),
             **{f"{name}_rss_mib": round(one.rss_mib, 1) for name, one in ran.items()},
         },
     )

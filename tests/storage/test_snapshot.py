@@ -38,6 +38,15 @@ async def test_snapshot_reads_one_moment_with_interleaved_cursors(database: Data
         assert [row["scope"] async for row in later.rows(query, "b")] == ["s1"]
 
 
+async def test_sized_rows_bring_some_megabytes_at_once(database: Database) -> None:
+    sizes = [1 << 20, 10, 3 << 20, 5 << 20, 10, *[1] * 600, 4 << 20]
+    values = "SELECT n, repeat('x', octets) AS value FROM unnest($1::int[]) WITH ORDINALITY AS k (octets, n) ORDER BY n"
+    async with open_snapshot(database) as snapshot:
+        query = "SELECT octets FROM unnest($1::int[]) WITH ORDINALITY AS k (octets, n) ORDER BY n"
+        found = [(row["n"], len(row["value"])) async for row in snapshot.sized_rows(values, query, sizes)]
+    assert found == list(enumerate(sizes, 1))
+
+
 async def write_in_snapshot(database: Database) -> None:
     async with open_snapshot(database) as snapshot:
         deletion = "SELECT * FROM syncbeat_delete_old_audit(interval '30 days', 1, timestamptz '2000-01-01')"

@@ -70,6 +70,26 @@ async def plant(urls: DatabaseUrls, values: int) -> None:
         await conn.close()
 
 
+async def plant_large(urls: DatabaseUrls, values: int, octets: int) -> None:
+    """Store values that are texts of so many octets, after some small ones."""
+    conn = await asyncpg.connect(urls.admin_url)
+    try:
+        await conn.execute("SET session_replication_role = replica")
+        await conn.execute(
+            "INSERT INTO scopes (app_id, scope, head, created_at) VALUES ('default', 'chat:large', 1, now())"
+        )
+        await conn.execute(
+            """INSERT INTO changes (app_id, scope, key, value, sequence, changed_at)
+               SELECT 'default', 'chat:large', 'm' || lpad(n::text, 5, '0'),
+                      to_jsonb(repeat('x', CASE WHEN n > 100 THEN $2::int ELSE 1 END)), n, now()
+               FROM generate_series(1, $1::int + 100) AS n""",
+            values,
+            octets,
+        )
+    finally:
+        await conn.close()
+
+
 async def damage(urls: DatabaseUrls, number: int) -> None:
     """Change one value by a thousandth, as nothing of the service does."""
     conn = await asyncpg.connect(urls.admin_url)

@@ -25,9 +25,10 @@ def scope_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str 
 
 def value_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str | None) -> AsyncIterator[Row]:
     """Yield the values and tombstones of these scopes by scope and key, each value as the text of its JSON."""
-    return snapshot.rows(
+    return snapshot.sized_rows(
         f"""SELECT scope, key, value::text AS value, deleted, sequence, changed_at, source_time
             FROM changes WHERE {_OF} ORDER BY scope, key""",  # noqa: S608  # a constant
+        f"SELECT octets FROM changes WHERE {_OF} ORDER BY scope, key",  # noqa: S608  # the same
         app_id,
         scope,
         user_id,

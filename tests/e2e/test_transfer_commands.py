@@ -68,7 +68,7 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     told = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml")
     assert told.returncode == 1, told.stderr
     assert told.stdout.splitlines()[:5] == [
-        "differs: chats/a/m1 (value 'm1' of 'chat:a')",
+        "differs: chats/a/m1 at n (value 'm1' of 'chat:a')",
         "missing in the export: chats/a/m2 (value 'm2' of 'chat:a')",
         "missing here: chats/b/m2 (value 'm2' of 'chat:b')",
         "value of 'chat:a': 2 here, 1 in the export, 2 differ",
@@ -78,7 +78,7 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     as_json = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml", "--json", "--limit", "1")
     report = json.loads(as_json.stdout)
     assert (report["equal"], report["kinds"]["value"]["differences"], report["differing_scopes"]) == (False, 3, 2)
-    assert [one["path"] for one in report["differences"]] == [["chats", "a", "m1"]]
+    assert [(one["path"], one["at"]) for one in report["differences"]] == [(["chats", "a", "m1"], [["n"]])]
 
     options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02")
     planned = await asyncio.to_thread(run, "reconcile", *options)
@@ -162,6 +162,6 @@ async def test_verify_command_finds_one_planted_difference_among_many(
     options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02", "--yes")
     done = await planted_exports.run(database_urls, redis_url, tmp_path, "reconcile", *options)
     assert (done.status, "1 values to write and 0 to delete" in done.errors) == (0, True), done
-    assert f"differs: chats/c133/m{planted} " in done.output
+    assert f"differs: chats/c133/m{planted} at x (" in done.output
     assert f"value: {values} here, {values} in the export; 1 differ" in done.output
     assert await planted_exports.untrue(database_urls) == ([], [f"m{planted}"])

@@ -34,7 +34,9 @@ async def test_verify_finds_one_difference_and_reconcile_mends_it(
     found = await run(database_urls, redis_url, tmp_path, "verify", *options)
     assert found.status == 1, found
     chat = f"c{planted // PER_CHAT}"
-    assert found.output.splitlines()[0] == f"differs: chats/{chat}/m{planted} (value 'm{planted}' of 'chat:{chat}')"
+    assert (
+        found.output.splitlines()[0] == f"differs: chats/{chat}/m{planted} at x (value 'm{planted}' of 'chat:{chat}')"
+    )
     assert f"value: {VALUES} here, {VALUES} in the export; 1 differ, 0 newer here" in found.output
 
     later = "2026-11-02T00:00:00Z"

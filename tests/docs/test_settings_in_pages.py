@@ -62,7 +62,7 @@ def let_in(token: str, settings: Settings, now: datetime) -> str:
     row = find_key(known.keys, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return verify_token(unverified, row, now).user_id
+    return verify_token(unverified, row, now).subject
 
 
 @pytest.mark.parametrize("block", RECIPES, ids=[block.place for block in RECIPES])
@@ -120,7 +120,7 @@ def test_claims_of_the_table_are_those_required_by_default() -> None:
 
     def user_of(claims: Mapping[str, object]) -> str:
         unverified = parse_token(PRESETS[0].token({"^alg": "HS256", **dict.fromkeys(PRESETS[0].claims), **claims}))
-        return verify_token(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).user_id
+        return verify_token(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).subject
 
     assert user_of(payload) == payload["sub"]
     for claim in payload:

@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.audit.store import entries as audit
+from syncbeat_server.auth.store import identities, users
 from syncbeat_server.auth.store import sessions as auth
-from syncbeat_server.auth.store import users
 from syncbeat_server.directory.store import (
     dead_token_removal,
     device_locks,
@@ -21,6 +21,7 @@ from syncbeat_server.directory.store import (
     preferences,
     token_ageing,
     token_move_rows,
+    user_rows,
 )
 from syncbeat_server.events.store import event_batches, event_rows, old_events
 from syncbeat_server.push.store import (
@@ -56,20 +57,23 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
+    source_times,
     tombstones,
 )
 from syncbeat_server.transfer.store import imports
 from tests.support.isolation import PHONE, TOKEN, at, people
 from tests.support.rpc_server import Server
-from tests.support.store_calls import ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
+from tests.support.seed import value_of
+from tests.support.store_calls import CHANGED_AT, ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
 
 pytestmark = pytest.mark.rpc
 
 
 @pytest.fixture
-async def peopled(server: Server) -> Server:
+async def peopled(server: Server, database: Database) -> Server:
     """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
     SESSION[0] = await people(server)
+    CHANGED_AT[0] = await value_of(database, "SELECT changed_at FROM changes WHERE (scope, key) = ('bobs', 'k')")
     return server
 
 
@@ -84,6 +88,7 @@ STORES = (
         token_move_rows,
         changes,
         change_writes,
+        source_times,
         device_cursors,
         device_views,
         reported_activity,
@@ -115,6 +120,8 @@ STORES = (
         restore_detection,
         auth,
         users,
+        identities,
+        user_rows,
         user_tiers,
         quota_usage,
         event_batches,

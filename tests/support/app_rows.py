@@ -52,6 +52,8 @@ PLANTS = {
     f"SELECT '{{app}}', 's', 'e' || n, '', 'c', 't', '', '', now(), '', 'ACCEPTED', now(), now(), now(), 1 {NUMBERED}",
     "event_order_heads": "(app_id, source, ordering_key, occurred_at, event_id, moved_at) "
     f"SELECT '{{app}}', 's', 'k' || n, now(), 'e', now() {NUMBERED}",
+    "user_identities": "(app_id, issuer, subject, user_id, linked_by, linked_at) "
+    f"SELECT '{{app}}', 'i', 's' || n, 'u' || n, 'IMPORT', now() {NUMBERED}",
     "user_tiers": f"(app_id, user_id, tier, updated_at) SELECT '{{app}}', 'u' || n, 't', now() {NUMBERED}",
     "users": f"(app_id, user_id, created_at) SELECT '{{app}}', 'u' || n, now() {NUMBERED}",
     "wake_budgets": "(app_id, user_id, device_id, tokens, filled_at) "

@@ -11,9 +11,9 @@ from typing import Any
 
 from syncbeat_server.audit.model import AuditAction, AuditFilter, NewEntry
 from syncbeat_server.audit.store import entries as audit
-from syncbeat_server.auth.model import AccountKey
+from syncbeat_server.auth.model import AccountKey, Identity, LinkedBy
+from syncbeat_server.auth.store import identities, users
 from syncbeat_server.auth.store import sessions as auth
-from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
 from syncbeat_server.directory.store import (
     dead_token_removal,
@@ -23,6 +23,7 @@ from syncbeat_server.directory.store import (
     preferences,
     token_ageing,
     token_move_rows,
+    user_rows,
 )
 from syncbeat_server.errors import RequestIdReused, RequestInFlight
 from syncbeat_server.events.model import LIST_START, EventFilter, EventKey, EventState, OrderKey
@@ -78,6 +79,7 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
+    source_times,
     tombstones,
 )
 from syncbeat_server.transfer.store import imports
@@ -86,6 +88,7 @@ from tests.support import claimed_delivery
 from tests.support.isolation import PHONE, TOKEN
 
 SESSION = [""]  # bob's, in the test that runs
+CHANGED_AT = [datetime(2000, 1, 1, tzinfo=UTC)]  # that of bob's change, in the test that runs
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
 BOBS = Holder("bob", PHONE.device_id)
@@ -116,9 +119,15 @@ REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
 BOBS_ENTRY = NewEntry("default", AuditAction.USER_DELETED, "user:bob", "", "user:bob", "", "{}")
 BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
+BOBS_IDENTITY = Identity("default", "https://issuer.example", "bob")
 BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
 BOBS_IMPORT = ImportKey("default", "0" * 64)
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def stored_ranks_of_bobs(conn: Connection) -> object:
+    tied = source_times.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
+    return (await source_times.rank_ties(conn, [tied])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -158,6 +167,8 @@ async def scopes_in_sight(conn: Connection) -> int:
 
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
+    auth.has_sessions: lambda c: auth.has_sessions(c, "default", "bob"),
+    user_rows.has_rows: lambda c: user_rows.has_rows(c, "default", "bob"),
     token_move_rows.lock_token: lambda c: token_move_rows.lock_token(c, "default", DIGEST),
     token_move_rows.release_token: lambda c: token_move_rows.release_token(c, "default", BOBS, DIGEST),
     devices.count_devices: lambda c: devices.count_devices(c, "default", "bob", ""),
@@ -200,6 +211,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     ),
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
+    source_times.versions: lambda c: source_times.versions(c, [("default", "bobs", "k")]),
+    source_times.rank_ties: stored_ranks_of_bobs,
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
@@ -221,6 +234,16 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     auth.delete_ended: lambda c: auth.delete_ended(c, "default", "bob", timedelta(0), 10),
     auth.delete_expired: lambda c: auth.delete_expired(c, 10),
     users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
+    identities.claim_ids: lambda c: identities.claim_ids(c, [BOBS_IDENTITY]),
+    identities.find_identity: lambda c: identities.find_identity(c, BOBS_IDENTITY),
+    identities.identities_of: lambda c: identities.identities_of(c, "default", "bob"),
+    identities.is_link_spent: lambda c: identities.is_link_spent(c, "default", "link"),
+    identities.users_by_email: lambda c: identities.users_by_email(c, "default", "issuer", DIGEST),
+    identities.insert_identity: lambda c: identities.insert_identity(c, BOBS_IDENTITY, "bob", LinkedBy.IMPORT),
+    identities.move_identity: lambda c: identities.move_identity(c, BOBS_IDENTITY, "ann", LinkedBy.IMPORT, None),
+    identities.forget_emails: lambda c: identities.forget_emails(c, "default", "bob"),
+    identities.taken_ids: lambda c: identities.taken_ids(c, "default", "issuer", ["bob"]),
+    identities.import_identities: lambda c: identities.import_identities(c, "default", "issuer", {"bob": None}),
     users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
     auth.confirm_counters: lambda c: auth.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),

@@ -24,6 +24,12 @@ from syncbeat_server.sync.model import NewChange
 
 def effects_json(effects: Effects) -> str:
     """Return effects as JSON. Names that are the same in each entry are left to their order, to keep it small."""
+    # Apart from the changes, which versions before read without them.
+    source_times = {
+        str(place): one.source_time.isoformat()
+        for place, one in enumerate(effects.changes)
+        if one.source_time is not None
+    }
     return orjson.dumps(
         {
             "users": [(one.user_id, one.action) for one in effects.users],
@@ -36,14 +42,9 @@ def effects_json(effects: Effects) -> str:
                 (one.scope, one.key, one.merge_patch_json, one.deleted, one.expected_sequence)
                 for one in effects.changes
             ],
-            # Apart, since versions before do not know them.
-            "source_times": {
-                str(place): one.source_time.isoformat()
-                for place, one in enumerate(effects.changes)
-                if one.source_time is not None
-            },
             "trigger": None if effects.trigger is None else _trigger_fields(effects.trigger),
             "notification": None if effects.notification is None else asdict(effects.notification),
+            **({"source_times": source_times} if source_times else {}),
         }
     ).decode()
 

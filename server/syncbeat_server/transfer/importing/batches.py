@@ -15,7 +15,7 @@ from syncbeat_server.sync.content.json_limits import content_fault, reason_of
 from syncbeat_server.sync.model import NewChange
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.rules import TransferMap
-from syncbeat_server.transfer.model import FeedValue, Misfit, MisfitReason, Path, Target, UserPreferences, spelled
+from syncbeat_server.transfer.model import FeedValue, Json, Misfit, MisfitReason, Path, Target, UserPreferences, spelled
 from syncbeat_server.transfer.rtdb.reading import MAX_DEPTH, Entry, read_entries
 from syncbeat_server.transfer.rtdb.shapes import json_text
 
@@ -97,13 +97,19 @@ class BatchReader:
     def _ready(self, target: Target) -> WritableTarget | MisfitReason:
         if not isinstance(target, FeedValue):
             return target
-        text = json_text(target.value)
-        if len(text) > VALUE_OCTETS or (not text.isascii() and len(text.encode()) > VALUE_OCTETS):
-            return MisfitReason.TOO_LARGE
-        fault = content_fault(text, MAX_DEPTH)
-        if fault:
-            return _FAULT_REASONS[reason_of(fault)]
+        text = checked_text(target.value)
+        if isinstance(text, MisfitReason):
+            return text
         made = self._source.source_time
         if target.source_time is not None:
             made = min(made, target.source_time)  # clocks of phones run ahead
         return NewChange(target.scope, target.key, text, source_time=made)
+
+
+def checked_text(value: Json) -> str | MisfitReason:
+    """Return a value as the JSON that is stored of it, or why it cannot be stored."""
+    text = json_text(value)
+    if len(text) > VALUE_OCTETS or (not text.isascii() and len(text.encode()) > VALUE_OCTETS):
+        return MisfitReason.TOO_LARGE
+    fault = content_fault(text, MAX_DEPTH)
+    return _FAULT_REASONS[reason_of(fault)] if fault else text

@@ -19,7 +19,7 @@ ExportedJson: TypeAlias = "dict[str, ExportedJson] | list[ExportedJson] | str | 
 """A value as exports have it: with arrays, whose gaps are null."""
 
 _MAX_INT = 2**63 - 1
-_MAX_INDEX_DIGITS = 10  # RTDB takes keys for indexes up to 2**31
+MAX_INDEX_DIGITS = 10  # RTDB takes keys for indexes up to 2**31
 
 
 def canonical(value: ExportedJson) -> Json | None:
@@ -45,10 +45,15 @@ def array_length(members: Mapping[str, Any]) -> int | None:
     """Return the length of the array as which an object with these members is exported; None if it stays an object."""
     largest = -1
     for key in members:
-        if not (key.isascii() and key.isdigit()) or (key[0] == "0" and key != "0") or len(key) > _MAX_INDEX_DIGITS:
+        if not is_index(key):
             return None
         largest = max(largest, int(key))
     return largest + 1 if members and 2 * len(members) > largest + 1 else None
+
+
+def is_index(key: str) -> bool:
+    """Return True if a key is that of an element of an array."""
+    return key.isascii() and key.isdigit() and (key[0] != "0" or key == "0") and len(key) <= MAX_INDEX_DIGITS
 
 
 def exact_number(value: int) -> int | Decimal:

@@ -55,8 +55,10 @@ def targets_of(transfer_map: TransferMap, app_id: str, entry: Entry) -> list[Tar
     """Return what an entry becomes by each rule of its place, or why it does not."""
     if entry.fault is not None:
         pattern = entry.node.pattern
-        unmatched = (*pattern, "*") if entry.fault is MisfitReason.UNMATCHED else pattern
-        return [Misfit(spelled(unmatched), entry.path, entry.fault)]
+        if entry.fault is MisfitReason.UNMATCHED:
+            # The keys of the root are few, and their names tell; below may be one of millions.
+            pattern = (*pattern, "*") if pattern else entry.path[:1]
+        return [Misfit(spelled(pattern), entry.path, entry.fault)]
     return [
         target
         for number in entry.node.rules

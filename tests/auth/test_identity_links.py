@@ -257,6 +257,17 @@ async def test_two_people_are_never_joined(joined: Server, database: Database) -
     assert await refused(joined, new_token("bob"), await link_token(joined, "carl")) == CONFLICT
 
 
+async def test_issuer_that_keeps_the_ids_of_users_is_joined_like_others(joined: Server, database: Database) -> None:
+    await joined.register("ann", "phone")
+    await sign_in(joined.user("ann"))
+    fresh = joined.bearer(new_token("ann"))
+    assert (await fresh.refusal(WHO_AM_I)).told == REVOKED
+    assert (await linked(joined, new_token("ann"), await link_token(joined, "ann"))).user_id == "ann"
+    for caller in (fresh, joined.user("ann")):
+        assert (await caller(WHO_AM_I)).devices
+    assert await identities(database) == [(NEW_ISSUER, "ann", "ann", "LINK_TOKEN"), (FIREBASE, "ann", "ann", "HOME")]
+
+
 async def test_same_subject_of_another_issuer_is_refused(joined: Server) -> None:
     await joined.register("ann", "phone")
     await sign_in(joined.user("ann"))

@@ -107,7 +107,7 @@ async def test_import_writes_values_members_devices_and_preferences(database: Da
         ("chats/{chat}/messages/{message}", MisfitReason.NOT_PUSH_ID): 1,
         ("profiles/{user}", MisfitReason.NUL): 1,
         ("tokens/{user}/{token}", MisfitReason.PLATFORM): 1,
-        ("*", MisfitReason.UNMATCHED): 1,
+        ("more", MisfitReason.UNMATCHED): 1,
     }
     assert await _table(database, "SELECT scope, user_id, role FROM scope_members ORDER BY 1, 2") == [
         {"scope": "chat:c1", "user_id": "ann", "role": "WRITER"},

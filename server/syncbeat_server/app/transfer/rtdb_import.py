@@ -16,6 +16,7 @@ from syncbeat_server.app.tuning import goal_of
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Member, Registration
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.ops.garbage_collector import spare_started_process
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.storage.postgres.database import open_database
 from syncbeat_server.storage.postgres.roles import require_restricted_login
@@ -110,6 +111,7 @@ async def import_rtdb(
             await require_current_schema(conn)
         tuner = HintTuner(database, lambda: {request.app_id: goal_of(settings)}, tuple, clock)
         await tuner.read()
+        spare_started_process()
         with _opened(request.export) as export:
             importer = Importer(
                 database,

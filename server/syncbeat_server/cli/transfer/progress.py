@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from syncbeat_server.clock import SystemClock
+from syncbeat_server.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from syncbeat_server.transfer.importing.importer import Progress as ImportProgress
@@ -29,9 +29,9 @@ _WINDOW_S = 30.0  # rates are of the latest half minute
 class Watch:
     """Shows progress on standard error: a bar on a terminal, else a line every ten seconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self._total = path.stat().st_size if path.is_file() else 0
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
         self._started = self._shown = self._clock.monotonic()
         self._first: tuple[int, int] | None = None
         console = Console(stderr=True)

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, TypeAlias
 from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.directory.model import Member, Registration
 from syncbeat_server.errors import FieldReason
-from syncbeat_server.sync.content.json_limits import document_fault, reason_of
+from syncbeat_server.sync.content.json_limits import content_fault, reason_of
 from syncbeat_server.sync.model import NewChange
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.rules import TransferMap
@@ -111,5 +111,5 @@ def checked_text(value: Json) -> str | MisfitReason:
     text = json_text(value)
     if len(text) > VALUE_OCTETS or (not text.isascii() and len(text.encode()) > VALUE_OCTETS):
         return MisfitReason.TOO_LARGE
-    fault = document_fault(text, MAX_DEPTH)
+    fault = content_fault(text, MAX_DEPTH)
     return _FAULT_REASONS[reason_of(fault)] if fault else text

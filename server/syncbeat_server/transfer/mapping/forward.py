@@ -22,11 +22,11 @@ from syncbeat_server.transfer.mapping.rules import (
     TransferMap,
     ValueRule,
     label,
+    variable_places,
 )
 from syncbeat_server.transfer.mapping.templates import Template, field_of
 from syncbeat_server.transfer.model import FeedValue, Json, Misfit, MisfitReason, Target, UserPreferences, spelled
 from syncbeat_server.transfer.rtdb.keys import unescape_key
-from syncbeat_server.transfer.rtdb.path_tree import variable_name
 from syncbeat_server.transfer.rtdb.push_ids import push_id_time
 from syncbeat_server.transfer.rtdb.reading import Entry
 from syncbeat_server.transfer.rtdb.shapes import is_number
@@ -55,8 +55,10 @@ def targets_of(transfer_map: TransferMap, app_id: str, entry: Entry) -> list[Tar
     """Return what an entry becomes by each rule of its place, or why it does not."""
     if entry.fault is not None:
         pattern = entry.node.pattern
-        unmatched = (*pattern, "*") if entry.fault is MisfitReason.UNMATCHED else pattern
-        return [Misfit(spelled(unmatched), entry.path, entry.fault)]
+        if entry.fault is MisfitReason.UNMATCHED:
+            # The keys of the root are few, and their names tell; below may be one of millions.
+            pattern = (*pattern, "*") if pattern else entry.path[:1]
+        return [Misfit(spelled(pattern), entry.path, entry.fault)]
     return [
         target
         for number in entry.node.rules
@@ -82,13 +84,11 @@ def _target(transfer_map: TransferMap, rule: Rule, app_id: str, entry: Entry) ->
 
 def _variables(transfer_map: TransferMap, rule: Rule, entry: Entry) -> dict[str, str]:
     variables: dict[str, str] = {}
-    for pattern, key in zip(rule.path, entry.path, strict=True):
-        name = variable_name(pattern)
-        if name is not None:
-            plain = unescape_key(key) if transfer_map.unescape_keys else key
-            if not plain:
-                raise _MisfitError(MisfitReason.ESCAPE if plain is None else MisfitReason.NAME_EMPTY)
-            variables[name] = plain
+    for place, name in variable_places(rule.path):
+        plain = unescape_key(entry.path[place]) if transfer_map.unescape_keys else entry.path[place]
+        if not plain:
+            raise _MisfitError(MisfitReason.ESCAPE if plain is None else MisfitReason.NAME_EMPTY)
+        variables[name] = plain
     return variables
 
 

@@ -34,7 +34,7 @@ def is_ambiguous(
     """Return True if scope and key would be taken for those of another path."""
     for other in transfer_map.value_rules:
         if other is rule:
-            return len(variables) > 1 and _variables_of_value(rule, scope, key) != variables
+            return not rule.is_readable and _variables_of_value(rule, scope, key) != variables
         can_meet = rule.scope.can_meet(other.scope) and rule.key.can_meet(other.key)
         if can_meet and _variables_of_value(other, scope, key) is not None:
             return True

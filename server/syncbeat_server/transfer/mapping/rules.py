@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeAlias
 
 from syncbeat_server.directory.model import MemberRole
@@ -46,6 +46,11 @@ class ValueRule:
     def tree_path(self) -> Path:
         """Return the pattern of the path at which the value itself stands."""
         return (*self.path, *self.part.split("/")) if self.part else self.path
+
+    @cached_property
+    def is_readable(self) -> bool:
+        """Return True if any scope and key tell their variables, since neither template has two to tell apart."""
+        return all(sum(kind == "variable" for kind, _ in one.parts) <= 1 for one in (self.scope, self.key))
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,15 @@ class TransferMap:
         return tuple(rule for rule in self.rules if isinstance(rule, ValueRule))
 
 
+@cache
+def variable_places(path: Path) -> tuple[tuple[int, str], ...]:
+    """Return the places of the variables of a pattern in it, with their names."""
+    return tuple((place, name) for place, key in enumerate(path) if (name := variable_name(key)) is not None)
+
+
 def variables_of(path: Path) -> tuple[str, ...]:
     """Return the names of the variables of a pattern."""
-    return tuple(name for key in path if (name := variable_name(key)) is not None)
+    return tuple(name for _, name in variable_places(path))
 
 
 def label(rule: Rule) -> str:

@@ -6,17 +6,19 @@ order of ASCII: https://firebase.blog/posts/2015/02/the-2120-ways-to-ensure-uniq
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 _ALPHABET = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 _DIGITS = {character: place for place, character in enumerate(_ALPHABET)}
-_LENGTH, _TIME_LENGTH = 20, 8
+_PUSH_ID = re.compile(r"[-0-9A-Z_a-z]{20}")
+_TIME_LENGTH = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def push_id_time(key: str) -> datetime | None:
     """Return when a push id was made, by the clock of its maker; None if the key is no push id."""
-    if len(key) != _LENGTH or not all(character in _DIGITS for character in key):
+    if _PUSH_ID.fullmatch(key) is None:
         return None
     milliseconds = 0
     for character in key[:_TIME_LENGTH]:

@@ -134,42 +134,48 @@ def _entry(events: _Events, event: str, value: Any, node: PathNode, path: Path) 
     if event not in _STARTS:
         return Entry(node, path, exact_number(value) if event == "number" and type(value) is int else value)
     collected = _collect(events, event, MAX_DEPTH - len(path))
-    return Entry(node, path, None, collected) if isinstance(collected, MisfitReason) else Entry(node, path, collected)
+    if isinstance(collected, MisfitReason):
+        return Entry(node, path, None, collected)
+    return Entry(node, path, None if collected == {} else collected)
 
 
-def _collect(events: _Events, start: str, max_depth: int) -> Json | MisfitReason | None:
-    """Return the container whose start was read, in canonical form; None if nothing is in it."""
-    # Each level is [members, key of its next member, index of its next element or -1].
-    levels: list[list[Any]] = [[{}, "", _first_index(start)]]
-    octets = 0
+def _collect(events: _Events, start: str, max_depth: int) -> Json | MisfitReason:
+    """Return the container whose start was read, in canonical form; empty if nothing is in it.
+
+    One loop on local names: an export of a gigabyte has fifty million events.
+    """
+    # Of the containers around the present one: members, key of the next member, index of the next element or -1.
+    outer: list[tuple[dict[str, Json], str, int]] = []
+    members: dict[str, Json] = {}
+    key, index, octets = "", _first_index(start), 0
     for event, value in events:
-        level = levels[-1]
         if event == "map_key":
-            level[1] = value
+            key = value
             continue
         if event in _ENDS:
-            levels.pop()
-            members = level[0]
-            value = members.get(_VALUE, members) if event == "end_map" else members  # noqa: PLW2901 - the leaf of both
-            if not levels:
-                return None if value == {} else value
-            if value != {}:
-                levels[-1][0][levels[-1][1]] = value
+            members.pop(_PRIORITY, None)
+            inner = members.get(_VALUE, members)
+            if not outer:
+                return inner
+            members, key, index = outer.pop()
+            if inner != {}:
+                members[key] = inner
             continue
-        if level[2] >= 0:
-            level[1] = str(level[2])
-            level[2] += 1
+        if index >= 0:
+            key = str(index)
+            index += 1
         if event in _STARTS:
-            if len(levels) >= max_depth:
-                _skip(events, depth=len(levels) + 1)
+            if len(outer) + 1 >= max_depth:
+                _skip(events, depth=len(outer) + 2)
                 return MisfitReason.TOO_DEEP
-            levels.append([{}, "", _first_index(event)])
-        elif event != "null" and level[1] != _PRIORITY:
-            octets += len(level[1]) + _NODE_OCTETS + (len(value) if event == "string" else 0)
+            outer.append((members, key, index))
+            members, index = {}, _first_index(event)
+        elif event != "null":
+            octets += len(key) + _NODE_OCTETS + (len(value) if event == "string" else 0)
             if octets > _COLLECTED_OCTETS:
-                _skip(events, depth=len(levels))
+                _skip(events, depth=len(outer) + 1)
                 return MisfitReason.TOO_LARGE
-            level[0][level[1]] = exact_number(value) if type(value) is int else value
+            members[key] = exact_number(value) if type(value) is int else value
     raise AssertionError("the parser ends documents itself")
 
 

@@ -48,7 +48,7 @@ USER_TABLES: Mapping[str, UserTable] = {
         _OWN,
         _columns("issuer subject user_id linked_by linked_at"),
         {"link_id": _INTERNAL, "email_digest": _DIGEST},
-        stays="the deleted user's other subjects stay refused by them (ADR 195)",
+        stays="the issuers' subjects by which the deleted user stays refused; digests of addresses go (ADR 195)",
     ),
     "sessions": UserTable(
         _OWN,

@@ -110,6 +110,7 @@ class Team:
 
     async def backfill(self) -> None:
         """Step 4: what is written meanwhile stays, although it is carried in another order, and some of it twice."""
+        assert "of 2 users 2 new ones, 2 identities, 1 disabled" in self.reader.run("index.md", "import-users")
         await until_the_next_second()
         assert "imported into app 'default'" in self.reader.run("index.md", "import-rtdb")
         assert self.reader.run("index.md", "slo report")

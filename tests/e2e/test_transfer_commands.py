@@ -16,6 +16,7 @@ import pytest
 
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.transfer.mapping.map_file import parse_map
+from tests.support import planted_exports
 from tests.support.app_rows import plant_app
 from tests.support.databases import DatabaseUrls
 from tests.support.transfers import store_export
@@ -67,7 +68,7 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     told = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml")
     assert told.returncode == 1, told.stderr
     assert told.stdout.splitlines()[:5] == [
-        "differs: chats/a/m1 (value 'm1' of 'chat:a')",
+        "differs: chats/a/m1 at n (value 'm1' of 'chat:a')",
         "missing in the export: chats/a/m2 (value 'm2' of 'chat:a')",
         "missing here: chats/b/m2 (value 'm2' of 'chat:b')",
         "value of 'chat:a': 2 here, 1 in the export, 2 differ",
@@ -77,7 +78,7 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     as_json = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml", "--json", "--limit", "1")
     report = json.loads(as_json.stdout)
     assert (report["equal"], report["kinds"]["value"]["differences"], report["differing_scopes"]) == (False, 3, 2)
-    assert [one["path"] for one in report["differences"]] == [["chats", "a", "m1"]]
+    assert [(one["path"], one["at"]) for one in report["differences"]] == [(["chats", "a", "m1"], [["n"]])]
 
     options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02")
     planned = await asyncio.to_thread(run, "reconcile", *options)
@@ -148,3 +149,19 @@ async def test_user_commands_export_and_erase(run: Run, database_urls: DatabaseU
     assert left["users"][0]["deleted_at"]
     (entry,) = left["audit_entries"]
     assert (entry["action"], entry["actor"]) == ("USER_DELETED", "operator")
+
+
+async def test_verify_command_finds_one_planted_difference_among_many(
+    run: Run, database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    values, planted = 20_000, 13_331
+    planted_exports.write_export(tmp_path / "many.json", values)
+    (tmp_path / "many.toml").write_text(planted_exports.MAP, encoding="utf-8")
+    await planted_exports.plant(database_urls, values)
+    await planted_exports.damage(database_urls, planted)
+    options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02", "--yes")
+    done = await planted_exports.run(database_urls, redis_url, tmp_path, "reconcile", *options)
+    assert (done.status, "1 values to write and 0 to delete" in done.errors) == (0, True), done
+    assert f"differs: chats/c133/m{planted} at x (" in done.output
+    assert f"value: {values} here, {values} in the export; 1 differ" in done.output
+    assert await planted_exports.untrue(database_urls) == ([], [f"m{planted}"])

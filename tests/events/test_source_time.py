@@ -49,7 +49,7 @@ def at(seconds: float | None, value: object = None, key: str = "k", scope: str =
 
 
 async def stored(database: Database, key: str = "k") -> tuple[object, float | None, int]:
-    """What a key has: its value, None for a tombstone; its source time in seconds after noon; its sequence."""
+    """Return what a key has: its value, None for a tombstone; its source time in seconds after noon; its sequence."""
     ((text, made_at, sequence),) = await rows_of(
         database, "SELECT value::text, source_time, sequence FROM changes WHERE key = $1", key
     )

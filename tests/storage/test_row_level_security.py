@@ -57,7 +57,6 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
-    source_times,
     tombstones,
 )
 from syncbeat_server.transfer.store import imports
@@ -88,7 +87,6 @@ STORES = (
         token_move_rows,
         changes,
         change_writes,
-        source_times,
         device_cursors,
         device_views,
         reported_activity,

@@ -79,7 +79,6 @@ from syncbeat_server.sync.store import (
     publish_batches,
     reported_activity,
     scopes,
-    source_times,
     tombstones,
 )
 from syncbeat_server.transfer.store import imports
@@ -126,8 +125,8 @@ WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 
 async def stored_ranks_of_bobs(conn: Connection) -> object:
-    tied = source_times.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
-    return (await source_times.rank_ties(conn, [tied])).stored
+    tied = change_writes.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
+    return (await change_writes.rank_ties(conn, [tied])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -211,8 +210,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     ),
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
-    source_times.versions: lambda c: source_times.versions(c, [("default", "bobs", "k")]),
-    source_times.rank_ties: stored_ranks_of_bobs,
+    change_writes.versions: lambda c: change_writes.versions(c, [("default", "bobs", "k")]),
+    change_writes.rank_ties: stored_ranks_of_bobs,
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {

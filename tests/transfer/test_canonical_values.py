@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.transfer.compare.canonical import canonical, digest
+from syncbeat_server.transfer.compare.inner_paths import differing_paths
 
 pytestmark = pytest.mark.unit
 
@@ -57,6 +58,21 @@ def test_canonical_form_is_one_for_spellings_of_a_value(texts: tuple[str, ...]) 
 def test_canonical_form_tells_values_apart(texts: tuple[str, ...]) -> None:
     assert len({canonical(text) for text in texts}) == len(texts)
     assert len({digest(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "paths"),
+    [
+        ('{"a":1,"b":{"c":[1,2]}}', '{"a":1.0,"b":{"c":{"0":1,"1":3},"d":null}}', [("b", "c", "1")]),
+        ('{"a":1,"b":2}', '{"a":true,"c":2}', [("a",), ("b",), ("c",)]),
+        ("1", '"1"', [()]),
+        ('{"a":{}}', '{"a":{"b":{}}}', [("a", "b")]),
+        ('{"a":{}}', '{"a":[]}', [("a",)]),
+        (json.dumps({str(n): n for n in range(9)}), "{}", [(str(n),) for n in range(5)]),
+    ],
+)
+def test_differing_paths_are_the_deepest(here: str, there: str, paths: list[tuple[str, ...]]) -> None:
+    assert differing_paths(here, there) == paths
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "{", ""])

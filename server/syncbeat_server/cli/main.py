@@ -37,6 +37,7 @@ _COMMANDS_OF = {
         "smoke",
         "soak",
         "import-rtdb",
+        "import-users",
         "export",
         "verify",
         "reconcile",
@@ -169,11 +170,12 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.tokens import add_token
     from syncbeat_server.cli.transfer.export import add_export
     from syncbeat_server.cli.transfer.import_rtdb import add_import_rtdb
+    from syncbeat_server.cli.transfer.import_users import add_import_users
     from syncbeat_server.cli.transfer.users import add_user
     from syncbeat_server.cli.transfer.verify import add_reconcile, add_verify
 
     servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_audit, add_events, add_token)
-    transfers = (add_import_rtdb, add_verify, add_reconcile, add_export, add_user)
+    transfers = (add_import_rtdb, add_import_users, add_verify, add_reconcile, add_export, add_user)
     for add in (*servers, *transfers, add_status, add_slo, add_smoke, add_soak, add_simulate):
         add(commands)
     if not lacking:

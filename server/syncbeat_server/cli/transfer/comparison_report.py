@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from syncbeat_server.transfer.model import spelled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from syncbeat_server.transfer.compare.comparison import Difference, ScopeSums
     from syncbeat_server.transfer.compare.entries import SpooledExport
     from syncbeat_server.transfer.compare.spool import EntryKind
@@ -26,6 +28,8 @@ class ComparisonReport:
     differences: int = 0
     newer: int = 0
     scopes_that_differ: int = 0
+    inner: Mapping[tuple[str, str], list[Path]] = field(default_factory=dict)
+    """Of some values that differ, by scope and key: where they do."""
 
     def add_difference(self, difference: Difference, path: Path) -> None:
         """Add a difference; one of what is newer here is counted only."""
@@ -43,9 +47,14 @@ class ComparisonReport:
             if len(self.scopes) < self.limit:
                 self.scopes.append((kind, sums))
 
+    def changed_values(self, most: int) -> list[tuple[str, str]]:
+        """Return scope and key of the first values shown that are on both sides."""
+        changed = [(one.scope, one.name) for one, _ in self.shown if (one.kind, one.finding) == ("value", "differs")]
+        return changed[:most]
+
     def as_text(self, verification: Verification, export: SpooledExport) -> str:
         """Return the report for people."""
-        lines = [f"{one.finding}: {spelled(path)} ({_names(one)})" for one, path in self.shown]
+        lines = [f"{one.finding}: {spelled(path)}{self._places(one)} ({_names(one)})" for one, path in self.shown]
         if self.differences > len(self.shown):
             lines.append(f"... and {self.differences - len(self.shown)} other differences (--limit shows more)")
         lines += [
@@ -74,7 +83,14 @@ class ComparisonReport:
             "differing_scopes": self.scopes_that_differ,
             "scopes": [{"kind": kind, "scope": sums.scope, **_sums(sums)} for kind, sums in self.scopes],
             "differences": [
-                {"kind": one.kind, "finding": one.finding, "path": list(path), "scope": one.scope, "name": one.name}
+                {
+                    "kind": one.kind,
+                    "finding": one.finding,
+                    "path": list(path),
+                    "scope": one.scope,
+                    "name": one.name,
+                    "at": self.inner.get((one.scope, one.name), []) if one.kind == "value" else [],
+                }
                 for one, path in self.shown
             ],
             "not_compared": [
@@ -82,6 +98,11 @@ class ComparisonReport:
             ],
         }
         return json.dumps(document, ensure_ascii=False)
+
+    def _places(self, one: Difference) -> str:
+        inner = self.inner.get((one.scope, one.name), []) if one.kind == "value" else []
+        places = [spelled(path) for path in inner if path]
+        return f" at {', '.join(places)}" if places else ""
 
 
 def _sums(sums: ScopeSums) -> dict[str, Any]:

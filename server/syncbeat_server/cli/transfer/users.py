@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ async def _erase(stores: Stores, app_id: str, parsed: argparse.Namespace) -> int
     async with open_users(stores) as users:
         if parsed.confirm is None:
             _say(f"user {name!r} of app {app_id!r}: {_told(await users.rows_of(app_id, name))}")
-            again = f"syncbeat-server user erase {name} --app {app_id} --confirm {name}"
+            again = shlex.join(["syncbeat-server", "user", "erase", name, "--app", app_id, "--confirm", name])
             print(f"syncbeat-server: nothing was done; to do it: {again}", file=sys.stderr)
             return 1
         if parsed.confirm != name:

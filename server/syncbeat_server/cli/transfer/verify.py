@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from syncbeat_server.cli.audit_log.times import utc_time
@@ -105,7 +106,7 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
             )
         verification = Verification(transfer_map, app_id, spool, parsed.source_time)
         report = ComparisonReport(parsed.limit)
-        asyncio.run(_take_differences(stores.database_url, verification, report, is_mending=is_mending))
+        asyncio.run(_take_differences(stores.database_url, verification, parsed.export, report, is_mending=is_mending))
         print(report.as_json(verification, found) if parsed.json else report.as_text(verification, found), flush=True)
         if not is_mending:
             return 1 if report.differences else 0
@@ -113,9 +114,10 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
 
 
 async def _take_differences(
-    database_url: str, verification: Verification, report: ComparisonReport, *, is_mending: bool
+    database_url: str, verification: Verification, export: Path, report: ComparisonReport, *, is_mending: bool
 ) -> None:
     from syncbeat_server.app import open_export
+    from syncbeat_server.transfer.compare.inner_paths import MOST_VALUES, inner_differences, stored_texts
 
     noted = []
     async with open_export(database_url) as snapshot:
@@ -126,7 +128,11 @@ async def _take_differences(
                 if len(noted) == _NOTED:
                     verification.note_wanted(noted)
                     noted.clear()
-    verification.note_wanted(noted)
+        verification.note_wanted(noted)
+        here = await stored_texts(snapshot, verification.app_id, report.changed_values(MOST_VALUES))
+    if here:
+        with open_export_file(export) as file:
+            report.inner = inner_differences(file, verification.transfer_map, verification.app_id, here)
 
 
 def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification) -> int:

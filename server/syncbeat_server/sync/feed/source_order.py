@@ -15,9 +15,8 @@ from syncbeat_server.runtime.worker_processes import RunInWorker
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.feed.value_merge import refused_values, whole_value
 from syncbeat_server.sync.model import NewChange, WriteOutcome
-from syncbeat_server.sync.store import source_times
-from syncbeat_server.sync.store.change_writes import ChangeKey
-from syncbeat_server.sync.store.source_times import Candidate
+from syncbeat_server.sync.store import change_writes
+from syncbeat_server.sync.store.change_writes import Candidate, ChangeKey
 
 NOT_WRITTEN = frozenset({WriteOutcome.SUPERSEDED, WriteOutcome.UNCHANGED})
 _LAST = 1 << 30  # a rank above those of all values of one time
@@ -82,7 +81,7 @@ async def read_source_order(
         if change.source_time is not None
     }
     keys = sorted({key for key, _, _ in sourced.values()})
-    stored = await source_times.versions(conn, keys)
+    stored = await change_writes.versions(conn, keys)
     made = Counter((key, made_at) for key, made_at, _ in sourced.values())
     made.update((key, version.made_at) for key, version in stored.items())
     tied = {place: one for place, one in sourced.items() if made[one[0], one[1]] > 1}
@@ -93,10 +92,10 @@ async def read_source_order(
     candidates = [
         Candidate(*key, made_at, value) for (key, made_at, _), value in zip(tied.values(), values, strict=True)
     ]
-    ranks = source_times.Ranks({}, [])
+    ranks = change_writes.Ranks({}, [])
     if candidates:
         with refused_values():
-            ranks = await source_times.rank_ties(conn, candidates)
+            ranks = await change_writes.rank_ties(conn, candidates)
     return SourceOrder(
         {key: version.sequence for key, version in stored.items()},
         {key: _Place(version.made_at, ranks.stored.get(key, 0)) for key, version in stored.items()},

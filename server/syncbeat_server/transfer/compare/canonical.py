@@ -23,7 +23,7 @@ _INTEGER_END, _EXACT_END = float(1 << 63), float(1 << 53)
 
 def canonical(value_json: str) -> bytes:
     """Return the canonical form of a JSON text. Raises ValueError: it is none."""
-    value = json.loads(value_json, parse_int=_integer, parse_float=_number, parse_constant=_refuse)
+    value = _DECODER.decode(value_json)
     # Most values have neither, and are spared the walk.
     if "[" in value_json or "null" in value_json:
         value = _without_arrays(value)
@@ -71,3 +71,6 @@ def _without_arrays(value: Any) -> Any:
     if isinstance(value, list) and value:
         return {str(index): _without_arrays(item) for index, item in enumerate(value) if item is not None}
     return value
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_refuse)

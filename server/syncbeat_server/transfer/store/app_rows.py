@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from syncbeat_server.directory.model import Preferences, QuietHours
 from syncbeat_server.storage.postgres.database import Row
@@ -25,12 +25,25 @@ def scope_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str 
 
 def value_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str | None) -> AsyncIterator[Row]:
     """Yield the values and tombstones of these scopes by scope and key, each value as the text of its JSON."""
-    return snapshot.rows(
+    return snapshot.sized_rows(
         f"""SELECT scope, key, value::text AS value, deleted, sequence, changed_at, source_time
             FROM changes WHERE {_OF} ORDER BY scope, key""",  # noqa: S608  # a constant
+        f"SELECT octets FROM changes WHERE {_OF} ORDER BY scope, key",  # noqa: S608  # the same
         app_id,
         scope,
         user_id,
+    )
+
+
+def some_values(snapshot: Snapshot, app_id: str, keys: Collection[tuple[str, str]]) -> AsyncIterator[Row]:
+    """Yield the values of some scopes and keys of an app, those that have one."""
+    return snapshot.rows(
+        """SELECT scope, key, value::text AS value FROM changes
+           JOIN unnest($2::text[], $3::text[]) AS k (scope, key) USING (scope, key)
+           WHERE app_id = $1 AND NOT deleted""",
+        app_id,
+        [scope for scope, _ in keys],
+        [key for _, key in keys],
     )
 
 

@@ -44,6 +44,12 @@ USER_TABLES: Mapping[str, UserTable] = {
         _columns("user_id created_at generation revoked_at revoke_reason disabled_at deleted_at"),
         stays="the row says only that the user is deleted, and keeps its tokens refused (ADR 24)",
     ),
+    "user_identities": UserTable(
+        _OWN,
+        _columns("issuer subject user_id linked_by linked_at"),
+        {"link_id": _INTERNAL, "email_digest": _DIGEST},
+        stays="the issuers' subjects by which the deleted user stays refused; digests of addresses go (ADR 195)",
+    ),
     "sessions": UserTable(
         _OWN,
         _columns(

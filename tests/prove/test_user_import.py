@@ -63,7 +63,8 @@ async def rows(urls: DatabaseUrls) -> list[tuple[int, int, str]]:
             "SELECT action, details FROM audit_entries",
         )
         digest = "SELECT count(*), count(DISTINCT r), md5(string_agg(r::text, ',' ORDER BY r)) FROM ({}) r"
-        return [tuple(await conn.fetchrow(digest.format(text))) for text in texts]
+        found = [row for text in texts for row in await conn.fetch(digest.format(text))]
+        return [tuple(row.values()) for row in found]
     finally:
         await conn.close()
 

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Reader:
     variables: Mapping[str, str]
     python: str = sys.executable
     ran: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def save_files(self) -> None:
         """Save what the pages say to save."""
@@ -57,6 +59,7 @@ class Reader:
         path = f"{STUBS / 'bin'}:{Path(self.python).parent}"
         environment = environment_of({**self.variables, **variables})
         environment["PATH"] = f"{path}:{environment['PATH']}"
+        began = time.monotonic()
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.folder,
@@ -68,6 +71,7 @@ class Reader:
             check=False,
         )
         assert result.returncode == 0, f"{block}\n{result.stdout}"
+        self.seconds[f"{page}: {containing}"] = round(time.monotonic() - began, 1)
         return result.stdout
 
     def left_out(self) -> list[str]:

@@ -17,6 +17,7 @@ from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import SyncbeatError, TokenInvalid
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.transfer.mapping.map_file import parse_map
 from tests.docs.pages import ROOT, Block, blocks_of, run_program
 from tests.support.fake_clock import FakeClock
 from tests.support.presets import NOW, PRESETS, SECRET
@@ -40,9 +41,12 @@ RECIPES = [
     for block in blocks_of(page)
     if block.language == "sh" and variables_of(block)
 ]
-APPS = [
+TOML = [
     block for page in sorted((ROOT / "docs").rglob("*.md")) for block in blocks_of(page) if block.language == "toml"
 ]
+# Maps of the Realtime Database say their version; apps files have none.
+MAPS = [block for block in TOML if block.text.startswith("version = ")]
+APPS = [block for block in TOML if block not in MAPS]
 
 
 def settings_of(variables: Mapping[str, str], folder: Path) -> Settings:
@@ -75,6 +79,11 @@ def test_apps_file_of_a_page_loads(block: Block, tmp_path: Path) -> None:
     (tmp_path / "apps.toml").write_text(block.text)
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(tmp_path / "apps.toml")}, env_file=None)
     configured_credentials(settings, FakeClock())
+
+
+@pytest.mark.parametrize("block", MAPS, ids=[block.place for block in MAPS])
+def test_map_of_a_page_is_one(block: Block) -> None:
+    assert parse_map(block.text, block.place).rules
 
 
 OF_PROFILES = [block for block in RECIPES if "SYNCBEAT_JWT_PROFILE" in variables_of(block)]

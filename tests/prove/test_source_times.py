@@ -17,7 +17,7 @@ pytestmark = pytest.mark.prove
 def test_source_time_histories_in_any_order(
     database_urls: DatabaseUrls, record: Callable[[str, dict[str, object]], None]
 ) -> None:
-    histories = int(os.environ.get("SOURCE_TIME_HISTORIES", "2000"))
+    histories = int(os.environ.get("SOURCE_TIME_HISTORIES", "1000"))
     play_source_time_histories(database_urls, histories=histories)
     record(
         "source-times",

@@ -177,6 +177,7 @@ SILENT = {
     *(devices.lock_registering, devices.lock_erasing),
     change_writes.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
+    imports.look_up_by_index,
     scopes.record_writer_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [

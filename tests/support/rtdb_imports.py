@@ -16,17 +16,31 @@ from syncbeat_devtools.embedded import EmbeddedStores
 from tests.support.databases import DatabaseUrls
 
 _LOOK_EVERY_S = 0.05
+_BACKENDS = """SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'syncbeat-import%'"""
 
 
 @dataclass(frozen=True)
 class ImportRun:
-    """Outcome of a run: its exit status, what it said, its largest resident memory in octets, and its seconds."""
+    """Outcome of a run.
+
+    Attributes:
+        status: Its exit status.
+        out: What it said on standard output.
+        err: What it said on standard error.
+        peak_octets: The most memory that was resident.
+        seconds: From its start to its end.
+        cpu_s: Seconds of CPU that it took, start included.
+        database_cpu_s: Seconds of CPU that its connection of PostgreSQL took.
+    """
 
     status: int
     out: str
     err: str
     peak_octets: int
     seconds: float
+    cpu_s: float
+    database_cpu_s: float
 
 
 @dataclass(frozen=True)
@@ -51,12 +65,16 @@ class ImportCommand:
         )
         ended = asyncio.ensure_future(process.communicate())
         watched = psutil.Process(process.pid)
-        peak = 0
+        peak, cpu_s = 0, 0.0
+        backends: dict[int, float] = {}
         conn = await asyncpg.connect(self.urls.admin_url)
         try:
             while not ended.done():
                 with suppress(psutil.Error):
-                    peak = max(peak, watched.memory_info().rss)
+                    peak, cpu_s = max(peak, watched.memory_info().rss), cpu_of(process.pid)
+                for row in await conn.fetch(_BACKENDS):
+                    with suppress(psutil.Error):
+                        backends[row["pid"]] = cpu_of(row["pid"])
                 if kill_at is not None and await self._places(conn) >= kill_at:
                     kill_at = None
                     if process.returncode is None:
@@ -67,11 +85,19 @@ class ImportCommand:
             if process.returncode is None:
                 process.kill()
         out, err = await ended
-        return ImportRun(process.returncode or 0, out.decode(), err.decode(), peak, loop.time() - started)
+        seconds = loop.time() - started
+        status, database_cpu_s = process.returncode or 0, sum(backends.values())
+        return ImportRun(status, out.decode(), err.decode(), peak, seconds, cpu_s, database_cpu_s)
 
     @staticmethod
     async def _places(conn: asyncpg.Connection) -> int:
         return int(await conn.fetchval("SELECT coalesce(max(places), 0) FROM imports"))
+
+
+def cpu_of(pid: int) -> float:
+    """Return the seconds of CPU that a process has taken."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def arguments(export: Path, transfer_map: Path, *more: str) -> tuple[str, ...]:

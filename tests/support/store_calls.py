@@ -389,6 +389,7 @@ SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
 SEEN[server_connections.count_by_state] = server_connections.count_by_state
+SEEN[imports.look_up_by_index] = imports.look_up_by_index
 REFUSED[imports.find_import] = lambda c: imports.find_import(c, BOBS_IMPORT)
 REFUSED[imports.advance_import] = lambda c: imports.advance_import(c, BOBS_IMPORT, 0, 1, "{}")
 REFUSED[imports.finish_import] = lambda c: imports.finish_import(c, BOBS_IMPORT, 0, "{}")

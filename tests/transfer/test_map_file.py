@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from syncbeat_server.errors import ConfigurationError
@@ -12,7 +9,6 @@ from syncbeat_server.transfer.mapping.map_file import parse_map
 
 pytestmark = pytest.mark.unit
 
-_PAGE = Path(__file__).parents[2] / "docs" / "migrate" / "import.md"
 _VALUE = '[[value]]\npath = "chats/{chat}/{m}"\nscope = "chat:{chat}"\nkey = "{m}"\n'
 
 
@@ -66,18 +62,4 @@ def test_all_faults_of_tables_are_told_at_once() -> None:
     assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == [
         "m, line 2, [[value]] 1",
         "m, line 6, [[value]] 2",
-    ]
-
-
-def test_map_of_the_page_is_one() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
-
-    rules = parse_map(example).rules
-
-    assert [type(rule).__name__ for rule in rules] == [
-        *["ValueRule"] * 3,
-        "MemberRule",
-        "DeviceRule",
-        "PreferencesRule",
-        "IgnoreRule",
     ]

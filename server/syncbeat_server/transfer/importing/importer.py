@@ -30,6 +30,7 @@ from syncbeat_server.transfer.store.imports import (
     begin_import,
     find_import,
     finish_import,
+    look_up_by_index,
 )
 
 _TRIES = 8
@@ -146,6 +147,7 @@ class Importer:
 
     async def _write_once(self, items: Sequence[Item], counted: ImportReport, places: int, *, is_repeat: bool) -> None:
         async with self._database.transaction() as conn:
+            await look_up_by_index(conn)
             written = await write_items(conn, self._source.app_id, items, self._prior)
             report = self._report.add(counted).add(written)
             if not await advance_import(conn, self._key, self._places, places, report.to_json()):

@@ -25,6 +25,14 @@ class ImportRow:
     finished_at: datetime | None
 
 
+async def look_up_by_index(conn: Connection) -> None:
+    """Let the statements of this transaction find the keys of a batch by index, one by one.
+
+    For a batch of thousands of keys the planner reads a table of a few hundred thousand rows as a whole, each time.
+    """
+    await conn.execute("SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)")
+
+
 async def begin_import(conn: Connection, key: ImportKey, export_name: str, report: str) -> ImportRow:
     """Return the row of an import, which is inserted with this report if there is none."""
     row = await conn.fetchrow(

@@ -94,6 +94,12 @@ def test_numbers_are_exact() -> None:
     assert json_text(value) == ('{"a":0.1,"b":1E+400,"c":123456789012345678901234567890,"d":1.50,"e":9007199254740993}')
 
 
+def test_text_is_kept_to_the_last_character() -> None:
+    text = '{"a": {"k": "\\u00e9\\ud83d\\ude00\\u0000\\u2028", "half": "x\\ud800"}}'
+
+    assert _values(text, "{a}") == {"a": {"k": "é😀\0\u2028", "half": "x?"}}
+
+
 def test_priorities_of_a_full_export_are_dropped() -> None:
     text = '{"a": {".priority": 1, "x": {".value": 5, ".priority": "p"}, "y": {".priority": 2, "z": 1}}}'
 

@@ -1,14 +1,12 @@
-"""Joining over the wire: by link tokens and by verified e-mail, and the attacks on both, which join nobody."""
+"""Joining by link tokens over the wire, and the attacks on it, which join nobody."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,23 +14,28 @@ from google.protobuf.duration_pb2 import Duration
 
 from syncbeat.v1 import auth_service_pb2 as pb
 from syncbeat.v1 import directory_service_pb2, ops_service_pb2
-from syncbeat_server.auth.identities.email_digest import email_digest
 from syncbeat_server.auth.model import KeyRow
 from syncbeat_server.storage.postgres.database import Database
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.identities import (
+    FIRST_ISSUER,
     NEW_ISSUER,
     OTHER_ISSUER,
     SIGNER,
+    WHO_AM_I,
     anybody,
     apps_file,
+    identity_rows,
     link_request,
     link_token,
+    linked,
     new_token,
+    refused,
+    sign_in,
     signed_grant,
 )
-from tests.support.rpc_server import METHODS, Caller, Server, refusal_of, running_server
+from tests.support.rpc_server import METHODS, Server, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
 
@@ -40,52 +43,6 @@ INVALID, EXPIRED, REVOKED = (("UNAUTHENTICATED", f"TOKEN_{why}") for why in ("IN
 CONFLICT = ("FAILED_PRECONDITION", "IDENTITY_CONFLICT")
 NOT_CONFIGURED = ("FAILED_PRECONDITION", "NOT_CONFIGURED")
 NOT_FOUND = ("NOT_FOUND", "NOT_FOUND")
-DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
-WHO_AM_I = directory_service_pb2.ListDevicesRequest()
-FIREBASE = "syncbeat"  # the first issuer of the tests' server
-EMAIL = "ann@example.com"
-
-
-@pytest.fixture
-async def joined(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server whose new issuer may join users of the first by e-mail; the other issuer may not."""
-    file = apps_file(tmp_path, new=f'email_joins = "{FIREBASE}"', other='unknown_users = "refuse"')
-    async with running_server(database_urls, redis_url, APPS_FILE=file) as server:
-        yield server
-
-
-async def sign_in(caller: Caller) -> None:
-    await caller(WHO_AM_I)
-
-
-async def linked(server: Server, access_token: str, link: str = "") -> Any:
-    return await anybody(server)(link_request(access_token, link))
-
-
-async def refused(server: Server, access_token: str, link: str = "") -> tuple[str, str]:
-    return (await anybody(server).refusal(link_request(access_token, link))).told
-
-
-async def identities(database: Database) -> list[tuple[str, str, str, str]]:
-    async with database.connection() as conn:
-        rows = await conn.fetch("SELECT issuer, subject, user_id, linked_by FROM user_identities ORDER BY 1, 2")
-    return [tuple(row.values()) for row in rows]
-
-
-async def imported(database: Database, user_id: str, email: str = EMAIL, issuer: str = FIREBASE) -> None:
-    """Make a user whose e-mail address the first issuer has verified, as an import does."""
-    async with database.connection() as conn:
-        await conn.execute(
-            "INSERT INTO users (app_id, user_id, created_at) VALUES ('default', $1, now()) ON CONFLICT DO NOTHING",
-            user_id,
-        )
-        await conn.execute(
-            """INSERT INTO user_identities (app_id, issuer, subject, user_id, linked_by, email_digest, linked_at)
-               VALUES ('default', $1, $2, $2, 'IMPORT', $3, now())""",
-            issuer,
-            user_id,
-            email_digest("default", email),
-        )
 
 
 async def test_link_token_joins_once_and_says_so(joined: Server, database: Database) -> None:
@@ -95,9 +52,9 @@ async def test_link_token_joins_once_and_says_so(joined: Server, database: Datab
     assert (answer.user_id, answer.already_linked) == ("ann", False)
     again = await linked(joined, new_token("uuid-1"), link)  # the answer may have been lost
     assert (again.user_id, again.already_linked) == ("ann", True)
-    assert await identities(database) == [
+    assert await identity_rows(database) == [
         (NEW_ISSUER, "uuid-1", "ann", "LINK_TOKEN"),
-        (FIREBASE, "ann", "ann", "HOME"),
+        (FIRST_ISSUER, "ann", "ann", "HOME"),
     ]
     await joined.register("ann", "phone")
     for caller in (joined.user("ann"), joined.bearer(new_token("uuid-1"))):
@@ -125,17 +82,17 @@ async def test_first_sign_in_before_the_link_is_taken_over_while_it_has_nothing(
     assert (await linked(joined, new_token("uuid-1"), await link_token(joined, "ann"))).user_id == "ann"
     await joined.register("ann", "phone")
     assert [one.device_id for one in (await fresh(WHO_AM_I)).devices] == ["phone"]
-    assert (NEW_ISSUER, "uuid-1", "ann", "LINK_TOKEN") in await identities(database)
+    assert (NEW_ISSUER, "uuid-1", "ann", "LINK_TOKEN") in await identity_rows(database)
 
 
 async def test_replayed_link_token_is_refused(joined: Server, database: Database) -> None:
     await sign_in(joined.user("ann"))
     link, second = await link_token(joined, "ann"), await link_token(joined, "ann")
     await linked(joined, new_token("uuid-1"), link)
-    before = await identities(database)
+    before = await identity_rows(database)
     assert await refused(joined, new_token("thief"), link) == REVOKED
     assert await refused(joined, new_token("thief"), second) == CONFLICT  # ann has her subject there
-    assert await identities(database) == before
+    assert await identity_rows(database) == before
     await sign_in(joined.bearer(new_token("thief")))  # whoever it is, it is not ann
     assert not (await joined.bearer(new_token("thief"))(WHO_AM_I)).devices
 
@@ -150,7 +107,7 @@ async def test_link_token_of_a_revoked_or_blocked_user_is_refused(joined: Server
         link = await link_token(joined, user_id)
         await joined.backend(shut_out)
         assert await refused(joined, new_token(f"uuid-of-{user_id}"), link) == REVOKED, user_id
-    assert not await identities(database)
+    assert not await identity_rows(database)
     for user_id in ("bob", "carl", "nobody"):
         request = pb.CreateLinkTokenRequest(user_id=user_id, issuer=NEW_ISSUER)
         assert (await joined.backend.refusal(request)).told == NOT_FOUND
@@ -198,7 +155,7 @@ async def test_link_tokens_out_of_place_are_refused(joined: Server, database: Da
     for told, access_token, link in (
         (EXPIRED, token, signed_grant(expires_at=datetime.now(UTC))),
         (INVALID, other, signed_grant()),  # for another issuer
-        (INVALID, token, signed_grant(issuer=FIREBASE)),
+        (INVALID, token, signed_grant(issuer=FIRST_ISSUER)),
         (INVALID, token, signed_grant(app_id="shop")),
         (INVALID, token, signed_grant(shop, app_id="shop")),
         (INVALID, token, session.access_token),
@@ -212,7 +169,7 @@ async def test_link_tokens_out_of_place_are_refused(joined: Server, database: Da
         (REVOKED, token, signed_grant(user_id="nobody")),
     ):
         assert await refused(joined, access_token, link) == told, (access_token, link)
-    assert not await identities(database)
+    assert not await identity_rows(database)
     assert (await linked(joined, token, signed_grant())).user_id == "ann"  # nothing else was wrong with them
 
 
@@ -248,13 +205,27 @@ async def test_two_people_are_never_joined(joined: Server, database: Database) -
     assert (await linked(joined, new_token("uuid-1"), await link_token(joined, "ann"))).user_id == "ann"
     # The subject is ann's by now; ann has her subject there; and bob is the first issuer's own subject.
     assert await refused(joined, new_token("uuid-1"), await link_token(joined, "bob")) == CONFLICT
-    for user_id, issuer in (("ann", NEW_ISSUER), ("bob", FIREBASE)):
+    for user_id, issuer in (("ann", NEW_ISSUER), ("bob", FIRST_ISSUER)):
         request = pb.CreateLinkTokenRequest(user_id=user_id, issuer=issuer)
         assert (await joined.backend.refusal(request)).told == CONFLICT
     # A subject of the new issuer that is a person at a third one stays that person.
     await linked(joined, new_token("at-other", OTHER_ISSUER), await link_token(joined, "bob", OTHER_ISSUER))
     await sign_in(joined.user("carl"))
     assert await refused(joined, new_token("bob"), await link_token(joined, "carl")) == CONFLICT
+
+
+async def test_issuer_that_keeps_the_ids_of_users_is_joined_like_others(joined: Server, database: Database) -> None:
+    await joined.register("ann", "phone")
+    await sign_in(joined.user("ann"))
+    fresh = joined.bearer(new_token("ann"))
+    assert (await fresh.refusal(WHO_AM_I)).told == REVOKED
+    assert (await linked(joined, new_token("ann"), await link_token(joined, "ann"))).user_id == "ann"
+    for caller in (fresh, joined.user("ann")):
+        assert (await caller(WHO_AM_I)).devices
+    assert await identity_rows(database) == [
+        (NEW_ISSUER, "ann", "ann", "LINK_TOKEN"),
+        (FIRST_ISSUER, "ann", "ann", "HOME"),
+    ]
 
 
 async def test_same_subject_of_another_issuer_is_refused(joined: Server) -> None:
@@ -278,62 +249,6 @@ async def test_link_token_is_for_an_issuer_of_the_app(joined: Server) -> None:
         assert refusal.fields == ("ttl",)
 
 
-async def test_verified_email_joins_the_pair_that_is_named(joined: Server, database: Database) -> None:
-    await imported(database, "ann")
-    answer = await linked(joined, new_token("uuid-1", email=EMAIL, email_verified=True))
-    assert (answer.user_id, answer.already_linked) == ("ann", False)
-    assert (await linked(joined, new_token("uuid-1", email=EMAIL, email_verified=True))).already_linked
-    assert (NEW_ISSUER, "uuid-1", "ann", "VERIFIED_EMAIL") in await identities(database)
-    await joined.register("ann", "phone")
-    assert (await joined.bearer(new_token("uuid-1"))(WHO_AM_I)).devices  # whatever later tokens say of e-mail
-
-
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {},
-        {"email": EMAIL},
-        {"email": EMAIL, "email_verified": False},
-        {"email": EMAIL, "email_verified": 1},
-        {"email": EMAIL, "email_verified": "true"},
-        {"email": [EMAIL], "email_verified": True},
-        {"email_verified": True},
-        {"email": EMAIL, "user_metadata": {"email_verified": True}},
-        {"user_metadata": {"email": EMAIL, "email_verified": True}},
-    ],
-    ids=str,
-)
-async def test_unverified_email_joins_nobody(joined: Server, database: Database, claims: dict[str, Any]) -> None:
-    await imported(database, "ann")
-    before = await identities(database)
-    assert await refused(joined, new_token("uuid-1", **claims)) == DENIED
-    assert await identities(database) == before
-
-
-async def test_email_that_is_not_exactly_one_users_joins_nobody(joined: Server, database: Database) -> None:
-    await imported(database, "ann")
-    await imported(database, "twin", "twin@example.com")
-    await imported(database, "twin2", "twin@example.com")
-    await imported(database, "other", "other@example.com", OTHER_ISSUER)
-    before = await identities(database)
-    for email in ("Ann@example.com", "ann@example.com ", "twin@example.com", "nobody@example.com", "other@example.com"):
-        assert await refused(joined, new_token("uuid-1", email=email, email_verified=True)) == NOT_FOUND, email
-    assert await refused(joined, new_token("u", OTHER_ISSUER, email=EMAIL, email_verified=True)) == NOT_CONFIGURED
-    assert await identities(database) == before
-    await joined.backend(directory_service_pb2.DisableUserRequest(user_id="ann"))
-    assert await refused(joined, new_token("uuid-1", email=EMAIL, email_verified=True)) == REVOKED
-    await joined.backend(directory_service_pb2.DeleteUserRequest(user_id="ann"))
-    assert await refused(joined, new_token("uuid-1", email=EMAIL, email_verified=True)) == NOT_FOUND
-
-
-async def test_email_does_not_join_a_user_who_has_a_subject_there(joined: Server, database: Database) -> None:
-    await imported(database, "ann")
-    await linked(joined, new_token("uuid-1", email=EMAIL, email_verified=True))
-    before = await identities(database)
-    assert await refused(joined, new_token("uuid-2", email=EMAIL, email_verified=True)) == CONFLICT
-    assert await identities(database) == before
-
-
 async def test_race_of_two_links_of_one_subject_joins_one(joined: Server, database: Database) -> None:
     people = [f"p{number}" for number in range(8)]
     for user_id in people:
@@ -351,7 +266,7 @@ async def test_race_of_two_links_of_one_subject_joins_one(joined: Server, databa
     for error in answers[1:]:
         if isinstance(error, grpc.aio.AioRpcError):
             assert refusal_of(error).told == CONFLICT
-    rows = [row for row in await identities(database) if row[0] == NEW_ISSUER]
+    rows = [row for row in await identity_rows(database) if row[0] == NEW_ISSUER]
     assert [row[1:3] for row in rows] == [("uuid-1", joins[0].user_id)]
 
 
@@ -367,7 +282,7 @@ async def test_race_of_two_subjects_for_one_link_token_joins_one(joined: Server,
         assert sum(not isinstance(one, BaseException) for one in answers) == 1
         told = {refusal_of(one).told for one in answers if isinstance(one, grpc.aio.AioRpcError)}
         assert told == {REVOKED}
-        assert sum(row[2] == user_id and row[0] == NEW_ISSUER for row in await identities(database)) == 1
+        assert sum(row[2] == user_id and row[0] == NEW_ISSUER for row in await identity_rows(database)) == 1
 
 
 async def test_shared_subjects_are_never_linked(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from syncbeat_server.events.model import Effects, EventState
 from syncbeat_server.events.publish import Publish, Published, Publisher
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange, WriteOutcome
+from syncbeat_server.sync.store import epochs, tombstones
 from tests.events.test_publish import Told, call, together
 from tests.support.build import APP, Notifier, make_publisher
 from tests.support.events import event, make_ingest
@@ -265,3 +266,26 @@ async def test_batch_of_events_that_writes_nothing_is_recorded(database: Databas
     assert {one.receipt.state for one in results} == {EventState.ACCEPTED}
     assert await value_of(database, "SELECT count(*) FROM events") == 4
     assert await stored(database) == (1, -1, 1)
+
+
+async def test_source_time_of_a_forgotten_tombstone_holds_nothing_back(
+    database: Database, publisher: Publisher, clock: FakeClock
+) -> None:
+    await publisher.publish(call(at(-3)))
+    await clock.advance(20 * 86_400)
+    async with database.connection() as conn:
+        assert (await tombstones.remove_old(conn, 30.0, 10)).gone == 0
+    assert (await publisher.publish(call(at(-4, 4)))).outcomes == (SUPERSEDED,)
+    await clock.advance(12 * 86_400)
+    async with database.connection() as conn:
+        assert (await tombstones.remove_old(conn, 30.0, 10)).gone == 1
+    assert (await publisher.publish(call(at(-4, 4)))).outcomes == (WRITTEN,)
+
+
+async def test_source_times_outlive_a_new_epoch(database: Database, publisher: Publisher) -> None:
+    before = await publisher.publish(call(at(-3, 3)))
+    async with database.transaction() as conn:
+        assert await epochs.renew(conn, [(APP, "couple")]) == 1
+    after = await publisher.publish(call(at(-4, 4)))
+    assert after.outcomes == (SUPERSEDED,)
+    assert after.heads[0].epoch != before.heads[0].epoch

@@ -143,10 +143,11 @@ class AuthServiceServicer:
 
     def CreateLinkToken(self, request, context):
         """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
-        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is written but the
-        audit log. A user who is unknown, disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not
-        have, or whose subjects are shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer:
-        FAILED_PRECONDITION / IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+        written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+        disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+        shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -70,10 +70,11 @@ class AuthServiceStub:
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
     CreateLinkToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CreateLinkTokenRequest, _auth_service_pb2.CreateLinkTokenResponse]
     """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
-    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is written but the
-    audit log. A user who is unknown, disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not
-    have, or whose subjects are shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer:
-    FAILED_PRECONDITION / IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+    written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+    disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+    shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
     """
     LinkIdentity: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LinkIdentityRequest, _auth_service_pb2.LinkIdentityResponse]
     """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
@@ -136,10 +137,11 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
     CreateLinkToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CreateLinkTokenRequest, _auth_service_pb2.CreateLinkTokenResponse]  # type: ignore[assignment]
     """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
-    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is written but the
-    audit log. A user who is unknown, disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not
-    have, or whose subjects are shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer:
-    FAILED_PRECONDITION / IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+    written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+    disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+    shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
     """
     LinkIdentity: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LinkIdentityRequest, _auth_service_pb2.LinkIdentityResponse]  # type: ignore[assignment]
     """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
@@ -235,10 +237,11 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.CreateLinkTokenResponse, _abc.Awaitable[_auth_service_pb2.CreateLinkTokenResponse]]:
         """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
-        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is written but the
-        audit log. A user who is unknown, disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not
-        have, or whose subjects are shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer:
-        FAILED_PRECONDITION / IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+        written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+        disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+        shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
         """
 
     @_abc_1.abstractmethod

@@ -67,7 +67,7 @@ async def user_by_email(conn: Connection, app_id: str, issuers: Iterable[str], a
 async def check_join(conn: Connection, token: VerifiedToken, join: Join) -> bool:
     """Lock both users, and check that a subject, by its verified token, may become another name of a user.
 
-    The caller checks beside it that other features keep nothing of a user of the subject's id.
+    The caller checks beside it that other features keep nothing of a user of the subject's id, if that is another.
 
     Returns:
         True if it is one already.
@@ -101,6 +101,8 @@ async def check_join(conn: Connection, token: VerifiedToken, join: Join) -> bool
     if status.user_id not in ("", subject):
         raise IdentityConflict("this subject is linked to another user")
     await _require_no_subject(conn, app_id, join.user_id, identity.issuer, join.home)
+    if subject == join.user_id:
+        return False  # the issuer has kept the user's id: there is no second person
     others = [one for one in await identities.identities_of(conn, app_id, subject) if one.issuer != identity.issuer]
     if others or await sessions.has_sessions(conn, app_id, subject):
         raise IdentityConflict("this subject is a user who has sessions or other identities")

@@ -37,7 +37,7 @@ async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[Ac
                WHEN a.user_id IS NOT NULL THEN a.user_id
                WHEN k.issuer = '' OR NOT k.claims_id AND NOT EXISTS (
                    SELECT FROM user_identities o WHERE (o.app_id, o.user_id) = (k.app_id, k.subject)) THEN k.subject
-               END AS user_id) w
+               END AS user_id OFFSET 0) w  -- computed once, and not in each join
            LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, w.user_id)
            LEFT JOIN sessions s ON (s.app_id, s.session_id, s.user_id) = (k.app_id, k.session_id, w.user_id)
            LEFT JOIN user_tiers t ON (t.app_id, t.user_id) = (k.app_id, w.user_id)

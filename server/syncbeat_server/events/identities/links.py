@@ -151,8 +151,9 @@ class IdentityLinks:
         app_id, issuer, subject = join.identity
         if await check_join(conn, token, join):
             return Linked(join.user_id, already=True)
-        unused = await directory.is_unused(conn, app_id, subject) and await ratelimit.is_unused(conn, app_id, subject)
-        if not unused:
+        if subject != join.user_id and not (
+            await directory.is_unused(conn, app_id, subject) and await ratelimit.is_unused(conn, app_id, subject)
+        ):
             raise IdentityConflict("this subject is a user who has devices, scopes, preferences or a tier")
         if not await write_join(conn, join):
             return None

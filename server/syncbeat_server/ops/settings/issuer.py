@@ -53,7 +53,9 @@ class IssuerSettings(CheckedTogether):
     jwt_secrets: Secrets = Field(
         default={}, description="HS256 secrets of 32 bytes or more that access tokens are signed with: kid=secret,..."
     )
-    jwt_issuer: str = Field(default=DEFAULT_ISSUER, min_length=1, description="The `iss` claim of its tokens.")
+    jwt_issuer: str = Field(
+        default=DEFAULT_ISSUER, min_length=1, max_length=512, description="The `iss` claim of its tokens."
+    )
     jwt_audience: OrderedNames = Field(
         default=(), description="The `aud` claims accepted, separated by commas. Empty: those of the profile."
     )

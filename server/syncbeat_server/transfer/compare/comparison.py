@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from syncbeat_server.transfer.compare.canonical import DIGEST_OCTETS
+from syncbeat_server.transfer.compare.comparable_form import DIGEST_OCTETS
 from syncbeat_server.transfer.compare.entries import StoredEntry
 from syncbeat_server.transfer.compare.spool import EntryKind, SpooledEntry
 

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 from syncbeat_server.directory.model import Member, MemberRole, Preferences, Registration
 from syncbeat_server.storage.postgres.snapshot import Snapshot
-from syncbeat_server.transfer.compare.canonical import DIGEST_OCTETS, digest
+from syncbeat_server.transfer.compare.comparable_form import DIGEST_OCTETS, digest
 from syncbeat_server.transfer.compare.spool import EntryKind, Spool, SpooledEntry
 from syncbeat_server.transfer.importing.batches import checked_text
 from syncbeat_server.transfer.mapping.forward import targets_of

@@ -8,7 +8,7 @@ from typing import IO, Any
 import orjson
 
 from syncbeat_server.storage.postgres.snapshot import Snapshot
-from syncbeat_server.transfer.compare.canonical import canonical
+from syncbeat_server.transfer.compare.comparable_form import comparable
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.rules import TransferMap
 from syncbeat_server.transfer.model import FeedValue, Path
@@ -27,7 +27,7 @@ FeedKey = tuple[str, str]
 def differing_paths(here: str, there: str) -> list[Path]:
     """Return the first paths inside of two values, as JSON texts, at which they differ. Raises ValueError: no JSON."""
     found: list[Path] = []
-    for path in _differing(orjson.loads(canonical(here)), orjson.loads(canonical(there)), ()):
+    for path in _differing(orjson.loads(comparable(here)), orjson.loads(comparable(there)), ()):
         found.append(path)
         if len(found) == _MOST_PATHS:
             break

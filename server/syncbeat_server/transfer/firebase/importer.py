@@ -9,7 +9,7 @@ from itertools import islice
 from typing import IO
 
 from syncbeat_server.auth.identities.imported_users import WrittenUsers
-from syncbeat_server.events.identities.user_imports import UserBatch, import_batch
+from syncbeat_server.events.identities.user_imports import UserBatch, cancel_deliveries, import_batch
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.transfer.firebase.auth_export import FirebaseUser, UserMisfit, read_users
 
@@ -94,6 +94,8 @@ async def import_users(
     while batch := list(islice(users, BATCH)):
         for user_id in await _write(database, plan, batch, report):
             on_disabled(user_id)
+            async with database.transaction() as conn:
+                await cancel_deliveries(conn, plan.app_id, user_id)
         on_batch(report)
     return report
 

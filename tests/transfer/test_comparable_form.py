@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.transfer.compare.canonical import canonical, digest
+from syncbeat_server.transfer.compare.comparable_form import comparable, digest
 from syncbeat_server.transfer.compare.inner_paths import differing_paths
 
 pytestmark = pytest.mark.unit
@@ -50,13 +50,13 @@ DIFFERENT = (
 
 
 @pytest.mark.parametrize("texts", SAME, ids=lambda texts: texts[0])
-def test_canonical_form_is_one_for_spellings_of_a_value(texts: tuple[str, ...]) -> None:
-    assert len({canonical(text) for text in texts}) == 1
+def test_comparable_form_is_one_for_spellings_of_a_value(texts: tuple[str, ...]) -> None:
+    assert len({comparable(text) for text in texts}) == 1
 
 
 @pytest.mark.parametrize("texts", DIFFERENT, ids=lambda texts: texts[0])
-def test_canonical_form_tells_values_apart(texts: tuple[str, ...]) -> None:
-    assert len({canonical(text) for text in texts}) == len(texts)
+def test_comparable_form_tells_values_apart(texts: tuple[str, ...]) -> None:
+    assert len({comparable(text) for text in texts}) == len(texts)
     assert len({digest(text) for text in texts}) == len(texts)
 
 
@@ -76,21 +76,21 @@ def test_differing_paths_are_the_deepest(here: str, there: str, paths: list[tupl
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "{", ""])
-def test_canonical_form_refuses_what_is_no_json(text: str) -> None:
+def test_comparable_form_refuses_what_is_no_json(text: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        canonical(text)
+        comparable(text)
 
 
 @given(st.integers(min_value=-(2**63), max_value=2**63 - 1))
-def test_canonical_form_keeps_each_integer_of_64_bits(number: int) -> None:
-    assert canonical(str(number)) == canonical(f"{number}.000") == str(number).encode()
-    assert canonical(f"{Decimal(number):e}") == str(number).encode()
+def test_comparable_form_keeps_each_integer_of_64_bits(number: int) -> None:
+    assert comparable(str(number)) == comparable(f"{number}.000") == str(number).encode()
+    assert comparable(f"{Decimal(number):e}") == str(number).encode()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_canonical_form_is_that_of_the_nearest_double(number: float) -> None:
-    exact = canonical(json.dumps(number))
-    assert canonical(f"{Decimal(number):f}") == canonical(f"{number:.17g}") == exact or abs(number) >= 2**53
+def test_comparable_form_is_that_of_the_nearest_double(number: float) -> None:
+    exact = comparable(json.dumps(number))
+    assert comparable(f"{Decimal(number):f}") == comparable(f"{number:.17g}") == exact or abs(number) >= 2**53
 
 
 _VALUES = st.recursive(
@@ -107,7 +107,7 @@ _VALUES = st.recursive(
 
 
 @given(_VALUES)
-def test_canonical_form_does_not_depend_on_spelling(value: object) -> None:
-    plain = canonical(json.dumps(value))
-    assert canonical(json.dumps(value, ensure_ascii=False, indent=1)) == plain
-    assert canonical(plain.decode()) == plain
+def test_comparable_form_does_not_depend_on_spelling(value: object) -> None:
+    plain = comparable(json.dumps(value))
+    assert comparable(json.dumps(value, ensure_ascii=False, indent=1)) == plain
+    assert comparable(plain.decode()) == plain

@@ -21,8 +21,8 @@ _MOST_DIGITS = 19  # of a 64-bit integer, without its sign
 _INTEGER_END, _EXACT_END = float(1 << 63), float(1 << 53)
 
 
-def canonical(value_json: str) -> bytes:
-    """Return the canonical form of a JSON text. Raises ValueError: it is none."""
+def comparable(value_json: str) -> bytes:
+    """Return the comparable form of a JSON text. Raises ValueError: it is none."""
     value = _DECODER.decode(value_json)
     # Most values have neither, and are spared the walk.
     if "[" in value_json or "null" in value_json:
@@ -31,8 +31,8 @@ def canonical(value_json: str) -> bytes:
 
 
 def digest(value_json: str) -> bytes:
-    """Return the digest of the canonical form of a JSON text. Raises ValueError: it is none."""
-    return hashlib.blake2b(canonical(value_json), digest_size=DIGEST_OCTETS).digest()
+    """Return the digest of the comparable form of a JSON text. Raises ValueError: it is none."""
+    return hashlib.blake2b(comparable(value_json), digest_size=DIGEST_OCTETS).digest()
 
 
 def _dump(value: Any) -> bytes:

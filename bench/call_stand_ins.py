@@ -9,8 +9,8 @@ from syncbeat_server.auth.model import AccountStatus, VerifiedToken
 class AllAccepted:
     """An account status cache without a database, which accepts every verified token."""
 
-    async def get(self, _token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
-        return CachedStatus(AccountStatus(exists=not fresh), float("inf"))
+    async def get(self, token: VerifiedToken, *, fresh: bool = False) -> CachedStatus:
+        return CachedStatus(AccountStatus(exists=not fresh, user_id=token.subject), float("inf"))
 
 
 class CallContext:

@@ -36,6 +36,19 @@ class SchedulingPolicy(StrEnum):
     FIXED = "fixed-30s"
 
 
+class UnlinkedSubjects(StrEnum):
+    """Names the answers to whom a token's subject is that no identity links to a user.
+
+    OWN: the user of that id, unless another issuer's identity names that user. One issuer of an app at most.
+    NEW: a new user of that id; nobody, if a user of that id is known.
+    SHARED: the user of that id, whoever else may be: identities are neither read nor made.
+    """
+
+    OWN = "own"
+    NEW = "new"
+    SHARED = "shared"
+
+
 class SignatureScheme(StrEnum):
     """Names the ways in which senders of webhooks sign them."""
 

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DEPENDENCY_DOWN = "DEPENDENCY_DOWN"
     MIGRATION_NEEDED = "MIGRATION_NEEDED"
     NOT_CONFIGURED = "NOT_CONFIGURED"
+    IDENTITY_CONFLICT = "IDENTITY_CONFLICT"
     INTERNAL = "INTERNAL"
 
 
@@ -67,6 +68,7 @@ class TokenFault(StrEnum):
     EXPIRED = "expired"
     REVOKED = "revoked"
     REFRESH_TOKEN = "refresh_token"
+    LINK_TOKEN = "link_token"
     ACK_TOKEN = "ack_token"
 
 
@@ -270,6 +272,12 @@ class NotConfigured(SyncbeatError):
     """This server lacks the settings that the call needs. The message names them."""
 
     reason = Reason.NOT_CONFIGURED
+
+
+class IdentityConflict(SyncbeatError):
+    """It would join two people: the subject is a user already, or the user has another subject at that issuer."""
+
+    reason = Reason.IDENTITY_CONFLICT
 
 
 class MigrationFailed(SyncbeatError):

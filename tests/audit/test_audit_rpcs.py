@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,18 @@ from syncbeat.v1 import auth_service_pb2, directory_service_pb2, event_service_p
 from syncbeat.v1 import ops_service_pb2 as pb
 from syncbeat_server.audit.policy.coverage import AUDITED
 from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.identities import NEW_ISSUER, apps_file, link_request, new_token, signed_grant
 from tests.support.rpc_server import Caller, Server, entry, running_server
 
 pytestmark = pytest.mark.rpc
+
+
+@pytest.fixture
+async def server(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server whose app has further issuers, which users can be linked to."""
+    async with running_server(database_urls, redis_url, APPS_FILE=apps_file(tmp_path)) as running:
+        yield running
+
 
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
 ALL = pb.ListAuditEntriesRequest(page_size=1_000)
@@ -50,6 +60,16 @@ async def move_token(server: Server) -> None:
         device_id="tablet", platform=directory_service_pb2.PLATFORM_ANDROID, registration_token="the-token"
     )
     await called_by(server.user("bob"), "the call")(request)
+
+
+async def link_identity(server: Server) -> None:
+    await server.user("ann")(directory_service_pb2.ListDevicesRequest())
+    await called_by(Caller(server.channel, ()), "the call")(link_request(new_token("uuid-1"), signed_grant()))
+
+
+async def create_link_token(server: Server) -> None:
+    await server.user("ann")(directory_service_pb2.ListDevicesRequest())
+    await as_backend(server)(auth_service_pb2.CreateLinkTokenRequest(user_id="ann", issuer=NEW_ISSUER))
 
 
 def effects(event_id: str = "e1", tier: str = "") -> event_service_pb2.IngestEventRequest:
@@ -87,6 +107,8 @@ DRIVERS: dict[str, tuple[Callable[[Server], Awaitable[Any]], str, str]] = {
         *("service:backend", "user:ann"),
     ),
     "RefreshSession": (reuse_refresh_token, "anonymous", "user:ann"),
+    "CreateLinkToken": (create_link_token, "service:backend", "user:ann"),
+    "LinkIdentity": (link_identity, "anonymous", "user:ann"),
     "RegisterDevice": (move_token, "user:bob", "user:ann"),
     "DisableUser": (of_backend(directory.DisableUserRequest(user_id="ann")), "service:backend", "user:ann"),
     "EnableUser": (of_backend(directory.EnableUserRequest(user_id="ann")), "service:backend", "user:ann"),

@@ -121,7 +121,7 @@ def test_access_token_yields_user_app_and_expiry(kid: str, algorithm: str) -> No
 def test_minted_token_is_accepted_for_its_lifetime() -> None:
     token = mint(OTHER_APP, "bob", START, timedelta(minutes=5), session_id="s")
     assert check(token) == VerifiedToken(SHOP, "bob", "s", START, START + timedelta(minutes=5))
-    assert verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY - timedelta(seconds=1)).user_id == "bob"
+    assert verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY - timedelta(seconds=1)).subject == "bob"
     with pytest.raises(TokenExpired):
         verify(token, keys(), START + timedelta(minutes=5) + MAX_LEEWAY)
 
@@ -160,7 +160,7 @@ def test_key_is_chosen_by_issuer_and_kid() -> None:
     refused(signed(iss="https://elsewhere.example"))
     refused(signed(iss=SHOP.name, aud=SHOP.audiences[0]))  # another app's kid of the same name
     only = key_table([KeyRow(OURS, "", "HS256", SECRET)])
-    assert verify(jwt.encode(claims(), SECRET, algorithm="HS256"), only, START).user_id == "ann"
+    assert verify(jwt.encode(claims(), SECRET, algorithm="HS256"), only, START).subject == "ann"
 
 
 def test_key_embedded_in_a_token_is_not_used() -> None:
@@ -230,7 +230,7 @@ GOOD: dict[str, Any] = {"iss": STRICT.name, "sub": "1f0c7a52-6f6c-4d3e-9d6b-0f3f
 
 def test_claims_are_all_required_by_default() -> None:
     assert check(signed(**GOOD)).session_id == "s"
-    assert check(signed(**{**GOOD, "sub": GOOD["sub"].upper()})).user_id == GOOD["sub"].upper()
+    assert check(signed(**{**GOOD, "sub": GOOD["sub"].upper()})).subject == GOOD["sub"].upper()
     for name in OPTIONAL_CLAIMS:
         refused(signed(**{**GOOD, name: None}))
     for changes in ({"role": "admin"}, {"role": ["authenticated"]}, {"sub": "ann"}, {"sub": GOOD["sub"] + "0"}):

@@ -28,7 +28,7 @@ def verify(token: str) -> str:
     row = find_key(TABLE, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return verify_token(unverified, row, START).user_id
+    return verify_token(unverified, row, START).subject
 
 
 def test_forged_corpus_is_large_and_its_control_tokens_are_valid() -> None:

@@ -38,7 +38,7 @@ def subject_of(preset: Preset, folder: Path, changes: Any, **more: str) -> str:
     row = find_key(known.keys, unverified.issuer, header.kid, header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return verify_token(unverified, row, datetime.fromtimestamp(NOW, UTC)).user_id
+    return verify_token(unverified, row, datetime.fromtimestamp(NOW, UTC)).subject
 
 
 def test_preset_corpus_covers_each_preset() -> None:

@@ -55,7 +55,7 @@ async def other(database_urls: DatabaseUrls, clock: FakeClock) -> AsyncIterator[
 async def test_session_tokens_authenticate_their_user(sessions: SessionFeature, clock: FakeClock) -> None:
     tokens = await sessions.create(claims={"plan": "pro"})
     verified = sessions.verified(tokens)
-    assert (verified.user_id, verified.session_id, verified.issuer) == ("ann", tokens.session_id, ISSUER)
+    assert (verified.subject, verified.session_id, verified.issuer) == ("ann", tokens.session_id, ISSUER)
     assert parse_token(tokens.access_token).claims["plan"] == "pro"
     assert timedelta(seconds=540) <= tokens.access_expires_at - clock.now() <= timedelta(seconds=600)
     assert tokens.refresh_expires_at == clock.now() + timedelta(hours=1)

@@ -47,6 +47,7 @@ COMMANDS = (
         "check-config",
         "new-epoch",
         "app",
+        "import-rtdb",
         "healthcheck",
         "token",
         "status",

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import grpc
@@ -157,6 +157,23 @@ async def test_blocking_client_closed_makes_no_calls(scripted: tuple[Scripted, s
     client.close()
     with pytest.raises(ValueError, match="closed"):
         await asyncio.to_thread(client.publish, CHANGE)
+
+
+async def test_blocking_publish_takes_a_source_time(database_urls: DatabaseUrls, redis_url: str) -> None:
+    made_at = datetime.now(UTC) - timedelta(seconds=60)
+    own = core_pb2.NewChange(scope="chat:7", key="own", merge_patch_json="2")
+    own.source_time.FromDatetime(made_at - timedelta(seconds=1))
+    async with real_server(database_urls, redis_url) as address:
+
+        def story(client: SyncbeatClient) -> list[list[int]]:
+            with pytest.raises(ValueError, match="zone"):
+                client.publish(CHANGE, source_time=made_at.replace(tzinfo=None))
+            answers = [client.publish(CHANGE, own, source_time=made_at - timedelta(seconds=back)) for back in (0, 2, 0)]
+            return [[one.outcome for one in answer.results] for answer in answers]
+
+        outcomes = await calling(address, story)
+    written, older, same = pb.PUBLISH_OUTCOME_WRITTEN, pb.PUBLISH_OUTCOME_SUPERSEDED, pb.PUBLISH_OUTCOME_UNCHANGED
+    assert outcomes == [[written, written], [older, same], [same, same]]
 
 
 THREADS, CALLS = 16, 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,8 @@ class Serving:
 
     def exports(self) -> dict[str, str]:
         """The variables that it says to put into another shell."""
-        pairs = (line.removeprefix("export ").split("=", 1) for line in self.lines if line.startswith("export "))
-        return dict(pairs)
+        lines = (shlex.split(line)[1] for line in self.lines if line.startswith("export "))
+        return dict(line.split("=", 1) for line in lines)
 
     def after(self, words: str) -> str:
         """The text after these words."""

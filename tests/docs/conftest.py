@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docs.commands import Serving, serving
+from tests.docs.pages import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +34,5 @@ def reader_environment(make_run: Serving, fake_fcm: Serving) -> dict[str, str]:
         **make_run.exports(),
         "FAKE_FCM": fake_fcm.after("serving on "),
         "REQUESTS_CA_BUNDLE": fake_fcm.after("its CA certificate is "),
+        "PYTHONPATH": str(ROOT / "tests" / "docs" / "stubs"),  # of packages that are Firebase's own
     }

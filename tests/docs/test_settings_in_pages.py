@@ -17,6 +17,7 @@ from syncbeat_server.auth.tokens.verify import parse_token, verify_token
 from syncbeat_server.errors import SyncbeatError, TokenInvalid
 from syncbeat_server.ops.settings.load import load_settings
 from syncbeat_server.ops.settings.server import Settings
+from syncbeat_server.transfer.mapping.map_file import parse_map
 from tests.docs.pages import ROOT, Block, blocks_of, run_program
 from tests.support.fake_clock import FakeClock
 from tests.support.presets import NOW, PRESETS, SECRET
@@ -40,9 +41,12 @@ RECIPES = [
     for block in blocks_of(page)
     if block.language == "sh" and variables_of(block)
 ]
-APPS = [
+TOML = [
     block for page in sorted((ROOT / "docs").rglob("*.md")) for block in blocks_of(page) if block.language == "toml"
 ]
+# Maps of the Realtime Database say their version; apps files have none.
+MAPS = [block for block in TOML if block.text.startswith("version = ")]
+APPS = [block for block in TOML if block not in MAPS]
 
 
 def settings_of(variables: Mapping[str, str], folder: Path) -> Settings:
@@ -62,7 +66,7 @@ def let_in(token: str, settings: Settings, now: datetime) -> str:
     row = find_key(known.keys, unverified.issuer, unverified.header.kid, unverified.header.algorithm)
     if row is None:
         raise TokenInvalid("no such key")
-    return verify_token(unverified, row, now).user_id
+    return verify_token(unverified, row, now).subject
 
 
 @pytest.mark.parametrize("block", RECIPES, ids=[block.place for block in RECIPES])
@@ -75,6 +79,11 @@ def test_apps_file_of_a_page_loads(block: Block, tmp_path: Path) -> None:
     (tmp_path / "apps.toml").write_text(block.text)
     settings = load_settings({"SYNCBEAT_APPS_FILE": str(tmp_path / "apps.toml")}, env_file=None)
     configured_credentials(settings, FakeClock())
+
+
+@pytest.mark.parametrize("block", MAPS, ids=[block.place for block in MAPS])
+def test_map_of_a_page_is_one(block: Block) -> None:
+    assert parse_map(block.text, block.place).rules
 
 
 OF_PROFILES = [block for block in RECIPES if "SYNCBEAT_JWT_PROFILE" in variables_of(block)]
@@ -120,7 +129,7 @@ def test_claims_of_the_table_are_those_required_by_default() -> None:
 
     def user_of(claims: Mapping[str, object]) -> str:
         unverified = parse_token(PRESETS[0].token({"^alg": "HS256", **dict.fromkeys(PRESETS[0].claims), **claims}))
-        return verify_token(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).user_id
+        return verify_token(unverified, row, datetime.fromtimestamp(payload["iat"], UTC)).subject
 
     assert user_of(payload) == payload["sub"]
     for claim in payload:

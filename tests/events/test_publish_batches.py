@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
@@ -19,7 +20,7 @@ from syncbeat_server.sync.model import NewChange
 from tests.events.test_publish import call, together
 from tests.support.build import APP, make_publisher
 from tests.support.databases import DatabaseUrls, open_database
-from tests.support.fake_clock import FakeClock, wait_until
+from tests.support.fake_clock import START, FakeClock, wait_until
 from tests.support.seed import rows_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
@@ -62,6 +63,15 @@ async def test_publish_takes_two_statements(publisher: Publisher, statements: li
     # The first of a crowd may go alone, before the others have come.
     assert len(statements) in (2, 4), statements
     assert set(Counter(statements).values()) <= {1, 2}
+
+
+async def test_publish_with_source_times_reads_keys_and_ranks_ties(publisher: Publisher, statements: list[str]) -> None:
+    await publisher.publish(call("k"))
+    for seconds, count in ((-2, 3), (-3, 3), (-2, 4)):
+        statements.clear()
+        change = NewChange("couple", "other", '{"v": 1}', source_time=START + timedelta(seconds=seconds))
+        await publisher.publish(call(change, request_id=f"r{seconds}{count}"))
+        assert len(statements) == count, statements
 
 
 async def test_sequences_are_gapless_when_batches_wait_for_each_other(

@@ -21,6 +21,7 @@ from syncbeat_server.auth.accounts.caller_caches import CallerCaches
 from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import Issuer, KeyRow, Principal
 from syncbeat_server.auth.service import Authenticator, Credentials
+from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshKeys
 from syncbeat_server.auth.sessions.rotation_and_reuse import SessionRule
 from syncbeat_server.auth.sessions.service import SessionRequest, SessionService
@@ -28,6 +29,7 @@ from syncbeat_server.auth.sessions.signing import SigningKeys
 from syncbeat_server.auth.tokens.bearer import parse_bearer
 from syncbeat_server.auth.tokens.keys import key_table, new_signing_key, parse_signing_keys
 from syncbeat_server.errors import SyncbeatError
+from syncbeat_server.events.identities.links import IdentityLinks
 from syncbeat_server.ops.metrics import Metrics
 from syncbeat_server.rpc.connection_limits import ConnectionAge
 from syncbeat_server.rpc.pipeline.handler_pipeline import HandlerPipeline
@@ -132,7 +134,9 @@ async def world(database_urls: DatabaseUrls, redis_url: str) -> AsyncIterator[Wo
         sessions = make_sessions(
             database, clock, signing, SessionRule(), forged_per_minute=30, revoked=caches.invalidate_user
         )
-        servicer = AuthServicer(sessions, ClusterTokenCache(caches, lambda: (), bus, "world", lambda *_: None))
+        limits = RefreshRateLimit(clock, 60, 30)
+        links = IdentityLinks(database, door, sessions.signer_of, clock, caches.invalidate_user, limits)
+        servicer = AuthServicer(sessions, links, ClusterTokenCache(caches, lambda: (), bus, "world", lambda *_: None))
         admission = Admission(USERS, lambda: 0.0, lambda: 1.0, random.random, lambda _rank: None)
         pipeline = HandlerPipeline(door, Metrics().rpc, clock, admission)
         server = RpcServer(

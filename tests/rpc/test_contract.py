@@ -79,6 +79,8 @@ RPCS: dict[str, dict[str, set[str]]] = {
     "AuthService": {
         "CreateSession": {SERVICE},
         "RefreshSession": {PUBLIC},
+        "CreateLinkToken": {SERVICE},
+        "LinkIdentity": {PUBLIC},
         "RevokeSession": EITHER,
         "RevokeUser": {SERVICE},
         "ListSessions": EITHER,

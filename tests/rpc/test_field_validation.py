@@ -304,6 +304,8 @@ EMPTY = {
     "RetryEvent": ("source", "event_id"),
     "CreateSession": ("user_id",),
     "RefreshSession": ("refresh_token",),
+    "CreateLinkToken": ("user_id", "issuer"),
+    "LinkIdentity": ("access_token",),
     "RevokeSession": ("session_id", "user_id"),
     "RevokeUser": ("user_id",),
     "ListSessions": ("user_id",),

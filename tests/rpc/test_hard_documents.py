@@ -12,9 +12,9 @@ import pytest
 from syncbeat.v1 import core_pb2
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.rpc.validation import value_checks
-from syncbeat_server.rpc.validation.json_limits import document_fault
 from syncbeat_server.rpc.validation.large_requests import LARGE_BYTES
 from syncbeat_server.sync.content import merge_patch
+from syncbeat_server.sync.content.json_limits import document_fault
 from tests.support.hard_documents import drawn
 from tests.support.rpc_server import METHODS, Server
 

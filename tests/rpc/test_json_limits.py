@@ -18,7 +18,7 @@ from syncbeat.v1 import core_pb2, event_service_pb2, sync_service_pb2
 from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.rpc.fastpath.compiled_validator import compile_fast_validator
 from syncbeat_server.rpc.validation import value_checks
-from syncbeat_server.rpc.validation.json_limits import document_fault
+from syncbeat_server.sync.content.json_limits import document_fault
 
 pytestmark = pytest.mark.unit
 

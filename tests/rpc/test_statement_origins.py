@@ -26,8 +26,9 @@ ENTRY = re.compile(r"^\d{4}-\d\d-\d\d [^\[\n]*\[\d+\] (\w+):  ", re.MULTILINE)
 STATEMENT = re.compile(r"(statement|execute [^:\n]+): (.*)", re.DOTALL)
 ORIGIN = re.compile(r" /\*(method|task)='([\w.%-]+)'\*/\Z")
 
-# They have nothing to ask the database for: the last two are asked with a token that is refused before.
+# They have nothing to ask the database for: the others are asked with a token or issuer that is refused before.
 FROM_MEMORY = {"GetTokenCacheStats", "InvalidateTokenCache", "RefreshSession", "AcknowledgeDelivery"}
+FROM_MEMORY |= {"CreateLinkToken", "LinkIdentity"}
 
 
 class StatementLog:

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from syncbeat_server.errors import DependencyDown, Overloaded, SyncbeatError
-from syncbeat_server.rpc.validation.json_limits import document_fault
 from syncbeat_server.runtime.worker_processes import WorkerProcesses
+from syncbeat_server.sync.content.json_limits import document_fault
 from syncbeat_server.sync.content.merge_patch import apply
 from tests.support.fake_clock import wait_until
 from tests.support.worker_process_jobs import die, die_once, fail, never_end, niceness, pid, refuse

@@ -14,9 +14,13 @@ from typing import Any, NamedTuple
 import asyncpg
 import pytest
 
+from syncbeat_server.auth.identities.joining import Join, check_join, write_join
+from syncbeat_server.auth.model import Identity, Issuer, VerifiedToken
+from syncbeat_server.defaults import UnlinkedSubjects
 from syncbeat_server.directory.model import Device, Member, MemberRole
 from syncbeat_server.directory.store import dead_token_removal, device_locks, devices, token_ageing
-from syncbeat_server.errors import AccessDenied, NotFound, Overloaded, RateLimited
+from syncbeat_server.errors import AccessDenied, IdentityConflict, NotFound, Overloaded, RateLimited, TokenRevoked
+from syncbeat_server.events.identities.user_imports import UserBatch, cancel_deliveries, import_batch
 from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import DeliveryFilter, DeliveryState, DeliveryUpdate, Reason, Target
 from syncbeat_server.push.policy.holds import hold
@@ -164,6 +168,25 @@ class Everybody:
         await self.lifecycle.disable(APP, user)
         await self.lifecycle.enable(APP, user)
 
+    async def import_users(self) -> None:
+        users = self.random.sample(USERS, 3)
+        batch = UserBatch(APP, "https://issuer.example", dict.fromkeys(users, ""), frozenset(users[:1]))
+        async with self.database.transaction() as conn:
+            _, disabled = await import_batch(conn, batch)
+        for user in disabled:
+            async with self.database.transaction() as conn:
+                await cancel_deliveries(conn, APP, user)
+            await self.lifecycle.enable(APP, user)
+
+    async def link(self) -> None:
+        subject = f"{self.someone()}-{self.random.randrange(20)}"
+        made = Join(Identity(APP, "https://new.example", subject), self.someone(), "https://issuer.example")
+        issuer = Issuer(APP, "https://new.example", unlinked=UnlinkedSubjects.NEW)
+        now = self.clock.now() + timedelta(days=1)  # after any revocation
+        async with self.database.transaction() as conn:
+            if not await check_join(conn, VerifiedToken(issuer, subject, "", now, now), made):
+                await write_join(conn, made)
+
     async def unregister(self) -> None:
         await self.directory.unregister(APP, self.someone(), self.random.choice(["phone", "tablet"]), by_user=False)
 
@@ -195,7 +218,7 @@ async def test_lock_order_is_the_same_everywhere(database_urls: DatabaseUrls, cl
             for _ in range(ROUNDS):
                 try:
                     await act()
-                except (NotFound, AccessDenied, RateLimited):
+                except (NotFound, AccessDenied, RateLimited, IdentityConflict, TokenRevoked):
                     outcomes[act.__name__, "refused"] += 1
                 except Overloaded as error:
                     # A device that was found was deleted meanwhile, or a lock was waited for for long.
@@ -205,7 +228,7 @@ async def test_lock_order_is_the_same_everywhere(database_urls: DatabaseUrls, cl
 
         e = everybody
         acts = [e.accept, e.accept, e.publish, e.publish_as_user, e.deliver, e.deliver, e.erase, e.erase]
-        acts += [e.disable, e.unregister, e.unregister, e.join, e.join, e.come_and_go]
+        acts += [e.import_users, e.link, e.link, e.disable, e.unregister, e.unregister, e.join, e.join, e.come_and_go]
         acts += [e.work, e.work, e.show, e.show, e.report, e.operate, e.operate]
         await asyncio.gather(*map(repeat, acts))
     # With another order they were 7 to 17.

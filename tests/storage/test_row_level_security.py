@@ -11,8 +11,8 @@ import pytest
 
 from syncbeat.v1 import sync_service_pb2
 from syncbeat_server.audit.store import entries as audit
+from syncbeat_server.auth.store import identities, users
 from syncbeat_server.auth.store import sessions as auth
-from syncbeat_server.auth.store import users
 from syncbeat_server.directory.store import (
     dead_token_removal,
     device_locks,
@@ -21,6 +21,7 @@ from syncbeat_server.directory.store import (
     preferences,
     token_ageing,
     token_move_rows,
+    user_rows,
 )
 from syncbeat_server.events.store import event_batches, event_rows, old_events
 from syncbeat_server.push.store import (
@@ -58,17 +59,20 @@ from syncbeat_server.sync.store import (
     scopes,
     tombstones,
 )
+from syncbeat_server.transfer.store import imports
 from tests.support.isolation import PHONE, TOKEN, at, people
 from tests.support.rpc_server import Server
-from tests.support.store_calls import ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
+from tests.support.seed import value_of
+from tests.support.store_calls import CHANGED_AT, ONCE, REFUSED, SEEN, SESSION, SIGNAL, Attempt
 
 pytestmark = pytest.mark.rpc
 
 
 @pytest.fixture
-async def peopled(server: Server) -> Server:
+async def peopled(server: Server, database: Database) -> Server:
     """Bob has a bit of everything; alice has a scope of her own, and reads one of bob's."""
     SESSION[0] = await people(server)
+    CHANGED_AT[0] = await value_of(database, "SELECT changed_at FROM changes WHERE (scope, key) = ('bobs', 'k')")
     return server
 
 
@@ -114,6 +118,8 @@ STORES = (
         restore_detection,
         auth,
         users,
+        identities,
+        user_rows,
         user_tiers,
         quota_usage,
         event_batches,
@@ -124,6 +130,7 @@ STORES = (
         slo_counts,
         slo_figures,
         server_connections,
+        imports,
     ),
 )
 
@@ -170,6 +177,7 @@ SILENT = {
     *(devices.lock_registering, devices.lock_erasing),
     change_writes.oversized,  # nor a value of a mebibyte
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
+    imports.look_up_by_index,
     scopes.record_writer_presence,  # the server has noted it already
 }
 LAST: list[Callable[..., Any]] = [

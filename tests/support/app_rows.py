@@ -27,6 +27,8 @@ PLANTS = {
     f"SELECT '{{app}}', 'u' || n, 'd', 'IOS', 'NONE', now(), now() {NUMBERED}",
     "expansions": "(app_id, notification_id, targets, expected, window_s, created_at) "
     f"SELECT '{{app}}', lpad(n::text, 32, '0')::uuid, '{{{{}}}}', 1, 1, now() {NUMBERED}",
+    "imports": "(app_id, import_id, export_name, report, started_at, updated_at) "
+    f"SELECT '{{app}}', lpad(n::text, 64, '0'), 'x', '1', now(), now() {NUMBERED}",
     "notifications": "(app_id, notification_id, kind, caller, content, priority, created_at, due_at, expires_at) "
     "SELECT '{app}', lpad(n::text, 32, '0')::uuid, 'MESSAGE', 'c', '{{}}', 'HIGH', now(), now(), now() " + NUMBERED,
     "preferences": f"(app_id, user_id, updated_at) SELECT '{{app}}', 'u' || n, now() {NUMBERED}",
@@ -50,6 +52,8 @@ PLANTS = {
     f"SELECT '{{app}}', 's', 'e' || n, '', 'c', 't', '', '', now(), '', 'ACCEPTED', now(), now(), now(), 1 {NUMBERED}",
     "event_order_heads": "(app_id, source, ordering_key, occurred_at, event_id, moved_at) "
     f"SELECT '{{app}}', 's', 'k' || n, now(), 'e', now() {NUMBERED}",
+    "user_identities": "(app_id, issuer, subject, user_id, linked_by, linked_at) "
+    f"SELECT '{{app}}', 'i', 's' || n, 'u' || n, 'IMPORT', now() {NUMBERED}",
     "user_tiers": f"(app_id, user_id, tier, updated_at) SELECT '{{app}}', 'u' || n, 't', now() {NUMBERED}",
     "users": f"(app_id, user_id, created_at) SELECT '{{app}}', 'u' || n, now() {NUMBERED}",
     "wake_budgets": "(app_id, user_id, device_id, tokens, filled_at) "

@@ -353,7 +353,7 @@ class SessionFeature:
         """Call with the access token: whether it is let in. It shows that the tokens have arrived."""
         token = self.verified(tokens)
         async with self.database.connection() as conn:
-            key = AccountKey("default", token.user_id, token.session_id)
+            key = AccountKey("default", token.subject, token.session_id)
             (standing,) = await users.read_statuses(conn, [key])
             await session_store.confirm_counters(conn, [("default", token.session_id, token.counter)])
         return not is_revoked(token, standing)

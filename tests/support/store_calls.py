@@ -11,9 +11,9 @@ from typing import Any
 
 from syncbeat_server.audit.model import AuditAction, AuditFilter, NewEntry
 from syncbeat_server.audit.store import entries as audit
-from syncbeat_server.auth.model import AccountKey
+from syncbeat_server.auth.model import AccountKey, Identity, LinkedBy
+from syncbeat_server.auth.store import identities, users
 from syncbeat_server.auth.store import sessions as auth
-from syncbeat_server.auth.store import users
 from syncbeat_server.directory.model import Holder, Member, MemberRole, Platform, Preferences, Registration
 from syncbeat_server.directory.store import (
     dead_token_removal,
@@ -23,6 +23,7 @@ from syncbeat_server.directory.store import (
     preferences,
     token_ageing,
     token_move_rows,
+    user_rows,
 )
 from syncbeat_server.errors import RequestIdReused, RequestInFlight
 from syncbeat_server.events.model import LIST_START, EventFilter, EventKey, EventState, OrderKey
@@ -80,10 +81,13 @@ from syncbeat_server.sync.store import (
     scopes,
     tombstones,
 )
+from syncbeat_server.transfer.store import imports
+from syncbeat_server.transfer.store.imports import ImportKey
 from tests.support import claimed_delivery
 from tests.support.isolation import PHONE, TOKEN
 
 SESSION = [""]  # bob's, in the test that runs
+CHANGED_AT = [datetime(2000, 1, 1, tzinfo=UTC)]  # that of bob's change, in the test that runs
 
 REGISTRATION = Registration("default", "bob", "bobs phone", Platform.IOS, "t", "", "")
 BOBS = Holder("bob", PHONE.device_id)
@@ -114,8 +118,15 @@ REQUEST = RequestKey("default", "user:bob", "PublishChanges", "r bobs", b"")
 MEMBERS = [Member("bobs", "mallory", MemberRole.WRITER)]
 BOBS_ENTRY = NewEntry("default", AuditAction.USER_DELETED, "user:bob", "", "user:bob", "", "{}")
 BOBS_QUOTA = QuotaKey("default", "principal", "user:bob", "hint", date(2030, 1, 1))
+BOBS_IDENTITY = Identity("default", "https://issuer.example", "bob")
 BOBS_EVENT, BOBS_ORDER = EventKey("default", "billing", "bobs"), OrderKey("default", "billing", "bob")
+BOBS_IMPORT = ImportKey("default", "0" * 64)
 WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
+
+
+async def stored_ranks_of_bobs(conn: Connection) -> object:
+    tied = change_writes.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
+    return (await change_writes.rank_ties(conn, [tied])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -155,6 +166,8 @@ async def scopes_in_sight(conn: Connection) -> int:
 
 Attempt = Callable[[Connection], Awaitable[object]]
 SEEN: dict[Callable[..., Any], Attempt] = {
+    auth.has_sessions: lambda c: auth.has_sessions(c, "default", "bob"),
+    user_rows.has_rows: lambda c: user_rows.has_rows(c, "default", "bob"),
     token_move_rows.lock_token: lambda c: token_move_rows.lock_token(c, "default", DIGEST),
     token_move_rows.release_token: lambda c: token_move_rows.release_token(c, "default", BOBS, DIGEST),
     devices.count_devices: lambda c: devices.count_devices(c, "default", "bob", ""),
@@ -167,6 +180,7 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     devices.find_device: lambda c: devices.find_device(c, "default", "bob", "bobs phone"),
     devices.list_devices: lambda c: devices.list_devices(c, "default", "bob", "", 10),
     members.known_scopes: lambda c: members.known_scopes(c, [("default", "bobs")]),
+    members.present_members: lambda c: members.present_members(c, "default", [("bobs", "bob")]),
     members.count_members: lambda c: members.count_members(c, "default", "bobs"),
     members.count_scopes: lambda c: members.count_scopes(c, "default", ["bob"], 9),
     members.lock_memberships: lambda c: members.lock_memberships(c, "default"),
@@ -196,6 +210,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     ),
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
+    change_writes.versions: lambda c: change_writes.versions(c, [("default", "bobs", "k")]),
+    change_writes.rank_ties: stored_ranks_of_bobs,
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {
@@ -217,6 +233,16 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     auth.delete_ended: lambda c: auth.delete_ended(c, "default", "bob", timedelta(0), 10),
     auth.delete_expired: lambda c: auth.delete_expired(c, 10),
     users.read_statuses: lambda c: users.read_statuses(c, [AccountKey("default", "bob", SESSION[0])]),
+    identities.claim_ids: lambda c: identities.claim_ids(c, [BOBS_IDENTITY]),
+    identities.find_identity: lambda c: identities.find_identity(c, BOBS_IDENTITY),
+    identities.identities_of: lambda c: identities.identities_of(c, "default", "bob"),
+    identities.is_link_spent: lambda c: identities.is_link_spent(c, "default", "link"),
+    identities.users_by_email: lambda c: identities.users_by_email(c, "default", "issuer", DIGEST),
+    identities.insert_identity: lambda c: identities.insert_identity(c, BOBS_IDENTITY, "bob", LinkedBy.IMPORT),
+    identities.move_identity: lambda c: identities.move_identity(c, BOBS_IDENTITY, "ann", LinkedBy.IMPORT, None),
+    identities.forget_emails: lambda c: identities.forget_emails(c, "default", "bob"),
+    identities.taken_ids: lambda c: identities.taken_ids(c, "default", "issuer", ["bob"]),
+    identities.import_identities: lambda c: identities.import_identities(c, "default", "issuer", {"bob": None}),
     users.insert_users: lambda c: users.insert_users(c, [("default", "carl")]),
     auth.confirm_counters: lambda c: auth.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
@@ -310,6 +336,8 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     wake_budgets.merge_held: lambda c: wake_budgets.merge_held(c, [CLAIMED]),
     dead_token_removal.remove_dead_tokens: lambda c: dead_token_removal.remove_dead_tokens(c, [CLAIMED.token_use]),
     token_move_rows.forget_moves: lambda c: token_move_rows.forget_moves(c, 10),
+    preferences.add_preferences: lambda c: preferences.add_preferences(c, "default", "bob", Preferences()),
+    imports.begin_import: lambda c: imports.begin_import(c, BOBS_IMPORT, "x", "{}"),
     preferences.set_preferences: lambda c: preferences.set_preferences(c, "default", "bob", Preferences()),
     dead_token_removal.forget_removals: lambda c: dead_token_removal.forget_removals(c, 10),
     idempotency.answer_once: lambda c: idempotency.answer_once(c, [REQUEST], no_answers),
@@ -361,4 +389,8 @@ SEEN[token_ageing.age_tokens] = lambda c: token_ageing.age_tokens(c, 10)
 SEEN[preferences.find_preferences] = lambda c: preferences.find_preferences(c, "default", "bob")
 REFUSED[device_cursors.forget_left] = lambda c: device_cursors.forget_left(c, 10)
 SEEN[server_connections.count_by_state] = server_connections.count_by_state
+SEEN[imports.look_up_by_index] = imports.look_up_by_index
+REFUSED[imports.find_import] = lambda c: imports.find_import(c, BOBS_IMPORT)
+REFUSED[imports.advance_import] = lambda c: imports.advance_import(c, BOBS_IMPORT, 0, 1, "{}")
+REFUSED[imports.finish_import] = lambda c: imports.finish_import(c, BOBS_IMPORT, 0, "{}")
 SEEN[audit.lock_configuration] = audit.lock_configuration

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncbeat_server.rpc.validation.json_limits import document_fault
+from syncbeat_server.sync.content.json_limits import document_fault
 from syncbeat_server.sync.content.legacy_numbers import MAX_SENT_OCTETS, shorten_numbers
 
 pytestmark = pytest.mark.unit

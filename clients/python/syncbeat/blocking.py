@@ -89,15 +89,21 @@ class SyncbeatClient:
         self,
         *changes: NewChange,
         trigger: SyncTrigger | None = None,
+        source_time: datetime | None = None,
         request_id: str = "",
         timeout: float | None = None,
     ) -> sync_service_pb2.PublishChangesResponse:
         """Publish changes in one transaction; `trigger` wakes the members' devices.
 
         Give the `request_id` of what causes it (an order, a message) where that may be handled twice: the same id is
-        published once, and answered `replayed` from then on.
+        published once, and answered `replayed` from then on. Give the `source_time`, aware of its zone, at which the
+        values were made where they may arrive in another order, or from several writers: a change, which is the whole
+        value then, is written only if it is later than what its key has, as `results` tell. It is that of the changes
+        that have none of their own.
         """
         request = sync_service_pb2.PublishChangesRequest(changes=changes, trigger=trigger, request_id=request_id)
+        if source_time is not None:
+            _set_source_time(request, source_time)
         return self.sync.PublishChanges(request, timeout=timeout)
 
     def send(
@@ -179,3 +185,11 @@ class SyncbeatClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _set_source_time(request: sync_service_pb2.PublishChangesRequest, source_time: datetime) -> None:
+    if source_time.tzinfo is None:
+        raise ValueError("want a source_time that is aware of its zone")
+    for change in request.changes:
+        if not change.HasField("source_time"):
+            change.source_time.FromDatetime(source_time)

@@ -91,5 +91,11 @@ def shuffles_addresses(target: str) -> bool:
     return not target.startswith(_ADDRESS_LISTS)
 
 
-PUBLIC_PATHS = frozenset({"/syncbeat.v1.AuthService/RefreshSession", "/syncbeat.v1.PushService/AcknowledgeDelivery"})
+PUBLIC_PATHS = frozenset(
+    {
+        "/syncbeat.v1.AuthService/LinkIdentity",
+        "/syncbeat.v1.AuthService/RefreshSession",
+        "/syncbeat.v1.PushService/AcknowledgeDelivery",
+    }
+)
 """The paths of the methods that take no credentials."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,15 @@ from syncbeat_devtools.demo.readers_settings import ReadersSettings
 
 @dataclass(frozen=True)
 class Served:
-    """The addresses of a deployment, and the tokens to call it with."""
+    """The addresses of a deployment, and the tokens to call it with. Commands that administer it ask its stores."""
 
     address: str
     fake_fcm: str
     folder: Path
     user_token: str
     service_token: str
+    database_url: str
+    redis_url: str
     readers: ReadersSettings
 
 
@@ -37,6 +40,8 @@ where grpcurl is installed and you like it better.
 export ADDRESS={served.address}
 export USER_TOKEN={served.user_token}
 export SERVICE_TOKEN={served.service_token}
+export SYNCBEAT_DATABASE_URL={shlex.quote(served.database_url)}
+export SYNCBEAT_REDIS_URL={shlex.quote(served.redis_url)}
 call() {{ grpcurl -plaintext -H "authorization: Bearer $1" -d "$3" "$ADDRESS" "syncbeat.v1.$2"; }}
 call() {{ {buf} curl --schema protos --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $1" -d "$3" "http://$ADDRESS/syncbeat.v1.$2"; }}
 

@@ -80,7 +80,16 @@ async def _serve(stores: EmbeddedStores, folder: Path, readers: ReadersSettings)
         server = await start_process(["serve"], settings, folder / "server.log", folder=Path.cwd())
         try:
             user = mint(identity.key, "alice", datetime.now(UTC), timedelta(hours=12))
-            served = Served(server.address, fake.address, folder, user, identity.service_token, readers)
+            served = Served(
+                address=server.address,
+                fake_fcm=fake.address,
+                folder=folder,
+                user_token=user,
+                service_token=identity.service_token,
+                database_url=stores.app_url,
+                redis_url=stores.redis_url,
+                readers=readers,
+            )
             print(instructions(served), flush=True)
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):

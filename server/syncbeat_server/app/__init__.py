@@ -14,6 +14,8 @@ from syncbeat_server.app.restore import open_restored
 from syncbeat_server.app.serving import serve
 from syncbeat_server.app.tenants.removed_apps import AppRows, open_stored_apps
 from syncbeat_server.app.token_issuers import key_rows
+from syncbeat_server.app.transfer.export import open_export, open_transfer
+from syncbeat_server.app.transfer.users import open_users
 from syncbeat_server.app.webhooks.samples import try_payload
 from syncbeat_server.storage.app_erasure import MOST_COUNTED
 
@@ -28,9 +30,12 @@ __all__ = [
     "key_rows",
     "method_faults",
     "open_audit_log",
+    "open_export",
     "open_figures",
     "open_restored",
     "open_stored_apps",
+    "open_transfer",
+    "open_users",
     "rpc_names",
     "serve",
     "try_payload",

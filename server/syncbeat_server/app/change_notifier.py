@@ -86,6 +86,11 @@ class RpcCaches:
         self.views.invalidate_all()
 
 
+def wake_up_message(app_id: str, name: str) -> str:
+    """Return the message by which processes tell each other of a scope or user of an app."""
+    return f"{app_id}{_SEPARATOR}{name}"
+
+
 class ClusterNotifier:
     """Implements `ChangeNotifier`: notifies this process at once, without waiting for Redis, then the others."""
 
@@ -123,7 +128,7 @@ class ClusterNotifier:
     def _notify(self, topic: Topic, app_id: str, names: Sequence[str]) -> None:
         bus = self._process.bus
         for name in names:
-            message = f"{app_id}{_SEPARATOR}{name}"
+            message = wake_up_message(app_id, name)
             if self._caches is not None:
                 _invalidate(self._process.hub, self._caches, topic, app_id, name)
                 if topic is Topic.SCOPES and bus.listening:

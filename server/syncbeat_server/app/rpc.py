@@ -28,6 +28,7 @@ from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.directory.service import DirectoryService
+from syncbeat_server.events.identities.links import IdentityLinks
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.push.accept import cancel_waiting
 from syncbeat_server.push.delivery.watch_deliveries import DeliveryWatches
@@ -100,6 +101,7 @@ async def _serving(
     events = wire_events(process, sync.tuner, notifier, limits.policies.of)
     watches = DeliveryWatches(database, clock, hub.stream_age_s)
     directory = DirectoryService(database, cancel_waiting, lock_scope, notifier)
+    sessions = _session_service(process, notifier)
     user_tiers = UserTiers(database, limits.policies.of, notifier.caller_changed, record_grant)
     pipeline = HandlerPipeline(
         authenticator, process.metrics.rpc, clock, admission, settings.trusted_proxies, process.worker_processes.run
@@ -118,7 +120,7 @@ async def _serving(
         "PushService": PushServicer(push, watches, templates, clock),
         "DirectoryService": DirectoryServicer(directory, UserLifecycle(database, notifier.caller_changed), user_tiers),
         "EventService": EventServicer(events.service, templates, process.apps.signed_sources, clock),
-        "AuthService": AuthServicer(_session_service(process, notifier), caches.tokens),
+        "AuthService": AuthServicer(sessions, _identity_links(process, notifier, caches, sessions), caches.tokens),
         "OpsService": OpsServicer(status, process.slo.reporter, AuditService(database, lambda: process.apps.current)),
     }
     server = RpcServer(
@@ -149,6 +151,15 @@ async def _push_service(process: Process, notifier: ChangeNotifier) -> PushServi
     await secrets.read_all()
     answers = IdempotencyCache(process.bus, process.clock)
     return PushService(process.database, answers, secrets.read, notifier.deliveries_accepted)
+
+
+def _identity_links(
+    process: Process, notifier: ChangeNotifier, caches: RpcCaches, sessions: SessionService
+) -> IdentityLinks:
+    settings = process.settings
+    limits = RefreshRateLimit(process.clock, settings.refreshes_per_minute, settings.wrong_refreshes_per_minute)
+    changed = notifier.caller_changed
+    return IdentityLinks(process.database, caches.authenticator, sessions.signer_of, process.clock, changed, limits)
 
 
 def _session_service(process: Process, notifier: ChangeNotifier) -> SessionService:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from syncbeat_server.auth.model import OPTIONAL_CLAIMS, Issuer, KeyRow
 from syncbeat_server.auth.tokens.issuer_presets import ISSUER_PRESETS, IssuerPreset
 from syncbeat_server.auth.tokens.keys import SYMMETRIC, parse_jwks, with_kidless_row
+from syncbeat_server.defaults import UnlinkedSubjects
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.files import read_file
 from syncbeat_server.ops.settings.app import AppSettings
@@ -95,7 +96,15 @@ def issuer_of(app_id: str, given: IssuerSettings) -> Issuer:
         types=profile.types,
         rules=profile.rules,
         accept_id_tokens=profile.accept_id_tokens,
+        user_id_claim=given.user_id_claim,
+        unlinked=given.unlinked_subjects or _usual_unlinked(given),
+        email_joins=given.email_joins,
     )
+
+
+def _usual_unlinked(given: IssuerSettings) -> UnlinkedSubjects:
+    # The first issuer of an app stands in the app's own settings; users who came before identities were kept are its.
+    return UnlinkedSubjects.OWN if isinstance(given, AppSettings) else UnlinkedSubjects.NEW
 
 
 def _usual_audiences(given: IssuerSettings, profile: IssuerPreset) -> tuple[str, ...]:

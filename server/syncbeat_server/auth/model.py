@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple
 
-from syncbeat_server.defaults import JWT_LEEWAY_S
+from syncbeat_server.defaults import JWT_LEEWAY_S, UnlinkedSubjects
 
 MAX_LEEWAY = timedelta(seconds=JWT_LEEWAY_S)
 ROLE = "authenticated"
@@ -57,6 +57,16 @@ class Principal(NamedTuple):
         return f"{self.kind}:{self.name}"
 
 
+class LinkedBy(StrEnum):
+    """Says by what an identity of a user came to be known."""
+
+    FIRST_SIGN_IN = "FIRST_SIGN_IN"
+    IMPORT = "IMPORT"
+    HOME = "HOME"
+    LINK_TOKEN = "LINK_TOKEN"  # noqa: S105  # no password
+    VERIFIED_EMAIL = "VERIFIED_EMAIL"
+
+
 class ClaimRule(NamedTuple):
     """A claim that must have one of these values if it is present."""
 
@@ -83,6 +93,9 @@ class Issuer:
         rules: Values of further claims that distinguish the issuer's access tokens from its other tokens.
         accept_id_tokens: ID tokens are accepted as well.
         tier_claim: The claim that names its user's tier, or a path to it (`app_metadata.plan`); empty: none.
+        user_id_claim: The claim that is its subject's id, or a path to it.
+        unlinked: Who a subject is that is linked to no user.
+        email_joins: Issuers whose users its users join by a verified e-mail address that both have.
     """
 
     app_id: str
@@ -100,6 +113,17 @@ class Issuer:
     rules: tuple[ClaimRule, ...] = ()
     accept_id_tokens: bool = False
     tier_claim: str = ""
+    user_id_claim: str = "sub"
+    unlinked: UnlinkedSubjects = UnlinkedSubjects.OWN
+    email_joins: frozenset[str] = frozenset()
+    identity_issuer: str = field(init=False, repr=False, compare=False)
+    claims_ids: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Derive what is looked up for each token: the issuer of its identities, and if subjects claim free ids."""
+        linked = not self.own_sessions and self.unlinked is not UnlinkedSubjects.SHARED
+        object.__setattr__(self, "identity_issuer", self.name if linked else "")
+        object.__setattr__(self, "claims_ids", linked and self.unlinked is UnlinkedSubjects.NEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +139,13 @@ class KeyRow:
 class VerifiedToken(NamedTuple):
     """The contents of an access token that passed all checks.
 
+    `subject` is the user's id, unless an identity of the issuer links it to another (`AccountStatus.user_id`).
     Only tokens of our own sessions carry `generation` (of the user) and `counter` (of the refresh token issued with
     it). `tier` is the tier that the issuer's `tier_claim` names, empty if it names none.
     """
 
     issuer: Issuer
-    user_id: str
+    subject: str
     session_id: str
     issued_at: datetime | None
     expires_at: datetime
@@ -129,12 +154,49 @@ class VerifiedToken(NamedTuple):
     tier: str = ""
 
 
-class AccountKey(NamedTuple):
-    """The key of an account status. `session_id` is empty for tokens of other issuers, whose sessions are not ours."""
+class Identity(NamedTuple):
+    """A subject of an issuer of an app's tokens."""
+
+    app_id: str
+    issuer: str
+    subject: str
+
+
+class ProvenIdentity(NamedTuple):
+    """The verified token of another issuer, and its e-mail address if the issuer says that it has verified it."""
+
+    token: VerifiedToken
+    verified_email: str
+
+
+class LinkGrant(NamedTuple):
+    """The contents of a link token: a subject of `issuer` may become the user, until it expires, once.
+
+    `generation` is the user's when it was signed, so that revoking the user revokes it.
+    """
 
     app_id: str
     user_id: str
+    issuer: str
+    link_id: str
+    generation: int
+    expires_at: datetime
+
+
+class AccountKey(NamedTuple):
+    """The key of an account status.
+
+    Attributes:
+        session_id: Empty for tokens of other issuers, whose sessions are not ours.
+        issuer: The issuer of an identity; empty: the subject is the user's id.
+        claims_id: A subject without an identity is a user's id only if nobody has that id.
+    """
+
+    app_id: str
+    subject: str
     session_id: str
+    issuer: str = ""
+    claims_id: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +211,7 @@ class AccountStatus:
         session_active: The session exists, and neither ended nor expired.
         confirmed: The highest refresh-token counter that the client is known to have received.
         tier: The tier that was set for the user; empty: none.
+        user_id: Who the subject is; empty: nobody, since the id it would have is another's.
     """
 
     exists: bool
@@ -158,6 +221,7 @@ class AccountStatus:
     session_active: bool = False
     confirmed: int = 0
     tier: str = ""
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,16 @@ from functools import cached_property
 
 from syncbeat_server.auth.accounts.account_status_cache import CachedStatus
 from syncbeat_server.auth.accounts.caller_caches import CallerCaches
-from syncbeat_server.auth.model import KeyRow, Principal, PrincipalKind, VerifiedToken
+from syncbeat_server.auth.identities.link_tokens import verify_link_token
+from syncbeat_server.auth.model import (
+    Issuer,
+    KeyRow,
+    LinkGrant,
+    Principal,
+    PrincipalKind,
+    ProvenIdentity,
+    VerifiedToken,
+)
 from syncbeat_server.auth.tokens.bearer import Bearer
 from syncbeat_server.auth.tokens.jwks import JwksStore
 from syncbeat_server.auth.tokens.keys import KeyTable, find_key
@@ -132,6 +141,34 @@ class Authenticator:
             )
         return next(iter(found.values()))
 
+    def issuers_of(self, app_id: str) -> Mapping[str, Issuer]:
+        """Return the issuers of an app's tokens by name, without that of our own sessions."""
+        by = self._credentials
+        issuers = [row.issuer for row in by.keys.values()] + [store.issuer for store in by.jwks.values()]
+        return {one.name: one for one in issuers if one.app_id == app_id and not one.own_sessions}
+
+    async def prove_identity(self, text: str, address: str) -> ProvenIdentity:
+        """Verify another issuer's access token for what it says, without looking for its user.
+
+        Raises:
+            TokenInvalid, TokenExpired: as `authenticate`; also for a token of our own sessions.
+            DependencyDown: the key cannot be fetched now, or the credentials have just changed.
+        """
+        by = self._credentials
+        token = await self._verify(text, address)
+        if by is not self._credentials:
+            raise DependencyDown("the credentials known here have just changed")
+        if token.issuer.own_sessions:
+            raise TokenInvalid("want an access token of another issuer", TokenFault.TYPE, "it is of our own sessions")
+        claims = parse_token(text).claims
+        email = claims.get("email")
+        is_verified = isinstance(email, str) and claims.get("email_verified") is True
+        return ProvenIdentity(token, str(email) if is_verified else "")
+
+    def verify_link(self, text: str) -> LinkGrant:
+        """Verify a link token. Raises TokenInvalid or TokenExpired."""
+        return verify_link_token(text, self._credentials.keys, self._clock.now())
+
     async def recheck(self, principal: Principal, *, fresh: bool = True) -> None:
         """Check that the caller of an open stream is still accepted. Raises as `authenticate`.
 
@@ -147,7 +184,8 @@ class Authenticator:
             raise TokenRevoked("the issuer of the access token is not known any more")
         if self._clock.now() >= token.expires_at:
             raise TokenExpired("the access token has expired")
-        if is_revoked(token, (await self._statuses.get(token, fresh=fresh)).status):
+        status = (await self._statuses.get(token, fresh=fresh)).status
+        if is_revoked(token, status) or status.user_id != principal.name:
             raise TokenRevoked("the access token has been revoked")
 
     def _accept(self, bearer: Bearer, token: VerifiedToken, status: CachedStatus) -> Principal:
@@ -157,7 +195,7 @@ class Authenticator:
             raise refused
         principal = Principal(
             PrincipalKind.USER,
-            token.user_id,
+            status.status.user_id,
             token.issuer.app_id,
             token.expires_at,
             token=token,
@@ -204,6 +242,8 @@ class Authenticator:
 
 
 def _revocation(token: VerifiedToken, status: CachedStatus) -> str:
+    if not status.status.user_id:
+        return "its subject is the id of another user and is not linked to it (SYNCBEAT_UNLINKED_SUBJECTS)"
     if not status.status.exists:
         return "its user is unknown here, or was deleted"
     if status.status.blocked:

@@ -28,6 +28,7 @@ _COMMANDS_OF = {
         "check-config",
         "new-epoch",
         "app",
+        "import-rtdb",
         "audit",
         "events",
         "token",
@@ -35,6 +36,11 @@ _COMMANDS_OF = {
         "slo",
         "smoke",
         "soak",
+        "import-users",
+        "export",
+        "verify",
+        "reconcile",
+        "user",
         "simulate",
     ),
     "embedded": ("fake-fcm", "demo"),
@@ -161,9 +167,15 @@ def _add_others(commands: Any, lacking: Sequence[str]) -> None:
     from syncbeat_server.cli.serve import add_serve
     from syncbeat_server.cli.status import add_status
     from syncbeat_server.cli.tokens import add_token
+    from syncbeat_server.cli.transfer.export import add_export
+    from syncbeat_server.cli.transfer.import_rtdb import add_import_rtdb
+    from syncbeat_server.cli.transfer.import_users import add_import_users
+    from syncbeat_server.cli.transfer.users import add_user
+    from syncbeat_server.cli.transfer.verify import add_reconcile, add_verify
 
     servers = (add_serve, add_migrate, add_check_config, add_new_epoch, add_app, add_audit, add_events, add_token)
-    for add in (*servers, add_status, add_slo, add_smoke, add_soak, add_simulate):
+    transfers = (add_import_rtdb, add_import_users, add_verify, add_reconcile, add_export, add_user)
+    for add in (*servers, *transfers, add_status, add_slo, add_smoke, add_soak, add_simulate):
         add(commands)
     if not lacking:
         add_fake_fcm(commands)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncbeat_server.directory.store import device_locks, devices, members, preferences
+from syncbeat_server.directory.store import device_locks, devices, members, preferences, user_rows
 from syncbeat_server.storage.postgres.database import Connection
 
 
@@ -13,6 +13,11 @@ class Erased(NamedTuple):
 
     devices: int
     memberships: int
+
+
+async def is_unused(conn: Connection, app_id: str, user_id: str) -> bool:
+    """Tell if a user has no devices, memberships and preferences."""
+    return not await user_rows.has_rows(conn, app_id, user_id)
 
 
 async def begin_erasing(conn: Connection, app_id: str, user_id: str) -> None:

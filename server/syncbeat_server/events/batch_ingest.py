@@ -17,8 +17,8 @@ from syncbeat_server.push.model import NewNotification
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.storage.postgres.driver_errors import Conflict, LockTimeout
 from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, lock_and_plan, write_plan
-from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult
-from syncbeat_server.sync.model import Cursor, ScopeKey
+from syncbeat_server.sync.feed.writer import NOTHING_APPENDED, Append, AppendPlan, AppendResult
+from syncbeat_server.sync.model import ScopeKey
 
 _TRIES = 4
 _HEAD_LOCK_S = 0.1
@@ -104,12 +104,10 @@ class BatchIngest:
             places = [place for place in plan.accepted if events[place].effects.changes]
             appends = await self._plan_appends(conn, events, places, create_scopes=create_scopes)
             await _require_scopes(conn, events, plan.accepted)
-            heads = {
-                place: one.heads
-                for place, one in zip(places, appends.results, strict=True)
-                if isinstance(one, AppendResult)
+            appended = {
+                place: one for place, one in zip(places, appends.results, strict=True) if isinstance(one, AppendResult)
             }
-            results, accepted = self._results(events, plan.accepted, heads)
+            results, accepted = self._results(events, plan.accepted, appended)
             writes = BatchWrites(plan.records(results), plan.moves(), plan.repetitions)
             if appends.moved:
                 beside = writes.beside_changes(self._give_up_s)
@@ -117,8 +115,9 @@ class BatchIngest:
             else:
                 await write_batch(conn, writes, self._give_up_s)
             await accept(conn, accepted)
-        self._known_scopes.add((events[place].app_id, head.scope) for place in heads for head in heads[place])
-        return plan.outcomes(results), [_notices(events[place], result) for place, result in results.items()]
+        self._known_scopes.add((events[at].app_id, head.scope) for at, one in appended.items() for head in one.heads)
+        notices = [_notices(events[at], result, appended.get(at, NOTHING_APPENDED)) for at, result in results.items()]
+        return plan.outcomes(results), notices
 
     async def _plan_appends(
         self, conn: Connection, events: Sequence[IncomingEvent], places: Sequence[int], *, create_scopes: bool
@@ -127,14 +126,16 @@ class BatchIngest:
             Append(events[place].app_id, events[place].effects.changes, events[place].effects.trigger is not None)
             for place in places
         ]
-        plan = await lock_and_plan(conn, calls, self._rules.prior, create_scopes=create_scopes)
+        plan = await lock_and_plan(
+            conn, calls, self._rules.prior, create_scopes=create_scopes, offload=self._rules.offload
+        )
         unfit = [place for place, one in zip(places, plan.results, strict=True) if isinstance(one, SyncbeatError)]
         if unfit:
             raise _UnfitError(unfit)
         return plan
 
     def _results(
-        self, events: Sequence[IncomingEvent], accepted: Sequence[int], heads: Mapping[int, tuple[Cursor, ...]]
+        self, events: Sequence[IncomingEvent], accepted: Sequence[int], appended: Mapping[int, AppendResult]
     ) -> tuple[dict[int, EffectResult], list[NewNotification]]:
         """Return the result of each event with effects, and the notifications that follow from all of them."""
         now = self._rules.clock.now()
@@ -142,16 +143,17 @@ class BatchIngest:
         notifications: list[NewNotification] = []
         for place in accepted:
             event, trigger_id, notification_id = events[place], "", ""
-            if event.effects.trigger is not None:
+            done = appended.get(place, NOTHING_APPENDED)
+            if event.effects.trigger is not None and done.moved:
                 trigger_id = new_notification_id(now)
-                wake_up = event.effects.trigger.wake_up(event.app_id, event.caller, heads[place], trigger_id)
+                wake_up = event.effects.trigger.wake_up(event.app_id, event.caller, done.moved, trigger_id)
                 notifications.append(wake_up)
             if event.effects.notification is not None:
                 notification_id = new_notification_id(now)
                 wanted, parent = event.effects.notification, event.traceparent
                 notifications.append(notification_of(event.app_id, event.caller, wanted, notification_id, parent))
             if event.effects != NO_EFFECTS:
-                results[place] = EffectResult(heads.get(place, ()), trigger_id, notification_id)
+                results[place] = EffectResult(done.heads, trigger_id, notification_id)
         return results, notifications
 
 
@@ -171,6 +173,6 @@ async def _require_scopes(conn: Connection, events: Sequence[IncomingEvent], pla
         raise _UnfitError(unfit)
 
 
-def _notices(event: IncomingEvent, result: EffectResult) -> Notices:
+def _notices(event: IncomingEvent, result: EffectResult, appended: AppendResult) -> Notices:
     deliveries = bool(result.trigger_notification_id or result.notification_id)
-    return Notices(event.app_id, heads=result.heads, deliveries=deliveries)
+    return Notices(event.app_id, heads=appended.moved, deliveries=deliveries)

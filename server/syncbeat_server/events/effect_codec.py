@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -23,6 +24,12 @@ from syncbeat_server.sync.model import NewChange
 
 def effects_json(effects: Effects) -> str:
     """Return effects as JSON. Names that are the same in each entry are left to their order, to keep it small."""
+    # Apart from the changes, which versions before read without them.
+    source_times = {
+        str(place): one.source_time.isoformat()
+        for place, one in enumerate(effects.changes)
+        if one.source_time is not None
+    }
     return orjson.dumps(
         {
             "users": [(one.user_id, one.action) for one in effects.users],
@@ -37,6 +44,7 @@ def effects_json(effects: Effects) -> str:
             ],
             "trigger": None if effects.trigger is None else _trigger_fields(effects.trigger),
             "notification": None if effects.notification is None else asdict(effects.notification),
+            **({"source_times": source_times} if source_times else {}),
         }
     ).decode()
 
@@ -53,10 +61,17 @@ def effects_of(text: str) -> Effects:
             for scope, added, removed in stored["members"]
         ),
         tiers=tuple(TierEffect(user_id, tier) for user_id, tier in stored["tiers"]),
-        changes=tuple(NewChange(*change) for change in stored["changes"]),
+        changes=_changes(stored["changes"], stored.get("source_times", {})),
         trigger=_trigger(stored["trigger"]),
         notification=_notification(stored["notification"]),
     )
+
+
+def _changes(stored: list[Any], source_times: dict[str, str]) -> tuple[NewChange, ...]:
+    changes = [NewChange(*change) for change in stored]
+    for place, source_time in source_times.items():
+        changes[int(place)] = replace(changes[int(place)], source_time=datetime.fromisoformat(source_time))
+    return tuple(changes)
 
 
 def _trigger_fields(trigger: Trigger) -> dict[str, Any]:

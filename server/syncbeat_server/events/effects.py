@@ -75,11 +75,11 @@ async def carry_out(
         await grant_tier(conn, app_id, tier.user_id, tier.tier)
         await record_grant(conn, app_id, tier.user_id, tier.tier)
         told.callers.append(tier.user_id)
-    heads = await _append(conn, app_id, effects, rules)
+    heads, moved = await _append(conn, app_id, effects, rules)
     now = rules.clock.now()
     accepted: list[NewNotification] = []
-    if effects.trigger is not None:
-        accepted.append(effects.trigger.wake_up(app_id, caller, heads, new_notification_id(now)))
+    if effects.trigger is not None and moved:
+        accepted.append(effects.trigger.wake_up(app_id, caller, moved, new_notification_id(now)))
     if effects.notification is not None:
         await _require_scopes(conn, app_id, effects.notification)
         notification_id = new_notification_id(now)
@@ -87,10 +87,10 @@ async def carry_out(
     await accept(conn, accepted)
     result = EffectResult(
         heads,
-        accepted[0].notification_id if effects.trigger is not None else "",
+        accepted[0].notification_id if effects.trigger is not None and moved else "",
         accepted[-1].notification_id if effects.notification is not None else "",
     )
-    return result, Notices(app_id, told.callers, told.members, heads, deliveries=bool(accepted))
+    return result, Notices(app_id, told.callers, told.members, moved, deliveries=bool(accepted))
 
 
 def notification_of(
@@ -167,14 +167,17 @@ async def _change_members(conn: Connection, app_id: str, effect: MemberEffect, t
     told.members += [*added, *removed]
 
 
-async def _append(conn: Connection, app_id: str, effects: Effects, rules: EffectRules) -> tuple[Cursor, ...]:
+async def _append(
+    conn: Connection, app_id: str, effects: Effects, rules: EffectRules
+) -> tuple[tuple[Cursor, ...], tuple[Cursor, ...]]:
+    """Write the changes; return the heads of their scopes, and of those in which one was written."""
     if not effects.changes:
-        return ()
+        return (), ()
     call = Append(app_id, effects.changes, effects.trigger is not None)
     (appended,) = await append(conn, [call], rules.prior, create_scopes=True, offload=rules.offload)
     if isinstance(appended, SyncbeatError):
         raise appended
-    return appended.heads
+    return appended.heads, appended.moved
 
 
 async def _require_scopes(conn: Connection, app_id: str, effect: NotificationEffect) -> None:

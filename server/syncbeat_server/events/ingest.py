@@ -16,6 +16,7 @@ from syncbeat_server.events.batch_plan import Outcome, RunAloneError
 from syncbeat_server.events.effects import EffectRules, Notices, announce
 from syncbeat_server.events.model import EventKey, EventRule, EventState, IncomingEvent, IngestResult
 from syncbeat_server.events.policy.effect_methods import check_allowed
+from syncbeat_server.events.policy.order import check_source_times
 from syncbeat_server.events.single_ingest import Attempt, SingleIngest
 from syncbeat_server.events.store.event_batches import RacedError
 from syncbeat_server.ops.tracing.spans import current_traceparent
@@ -81,10 +82,12 @@ class EventIngest:
 
         Raises:
             AccessDenied: its sender may not do what an effect does; nothing is recorded.
+            InvalidRequest: a change of it is from the future; nothing is recorded.
             EventIdReused: its id came before with other content.
             Overloaded, DependencyDown, DeadlineExceeded: nothing is recorded; the sender comes again.
         """
         check_allowed(event.effects, event.methods)
+        check_source_times(event.effects.changes, "effects.changes", self._rules.clock.now())
         answer: IngestResult | None = None
         if _is_shared(event):
             # A twin that takes longer than a lock is waited for is waited for again, alone.

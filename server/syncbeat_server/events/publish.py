@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,6 +12,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.directory.model import ChangeNotifier
 from syncbeat_server.errors import InvalidRequest, SyncbeatError
 from syncbeat_server.events.known_scopes import KnownScopes
+from syncbeat_server.events.policy.order import check_source_times
 from syncbeat_server.events.publish_concurrency import PublishConcurrency, is_large
 from syncbeat_server.events.trigger import Trigger
 from syncbeat_server.push.accept import accept, new_notification_id
@@ -23,7 +24,7 @@ from syncbeat_server.storage.idempotency import Answer, RequestKey
 from syncbeat_server.storage.postgres.database import Database, RowOwner, leave_user_role, take_user_role
 from syncbeat_server.sync.feed.batch_writer import ScopeMissingError, append_once
 from syncbeat_server.sync.feed.writer import Append, AppendResult, append, locate_violation
-from syncbeat_server.sync.model import Cursor, NewChange
+from syncbeat_server.sync.model import Cursor, NewChange, WriteOutcome
 from syncbeat_server.sync.policy import Prior, Tuning
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
 
@@ -54,11 +55,18 @@ class Publish:
 
 @dataclass(frozen=True)
 class Published:
-    """Holds the result of a publish: the sequence of each change, the new heads, the notification of its wake-ups."""
+    """Holds the result of a publish: the sequence of each change, the new heads, the notification of its wake-ups.
+
+    Attributes:
+        moved: The heads that this call has moved; none of a replay.
+        outcomes: What became of each change with a source time, None for one without; empty: none has one.
+    """
 
     sequences: tuple[int, ...]
     heads: tuple[Cursor, ...]
     notification_id: str
+    moved: tuple[Cursor, ...] = ()
+    outcomes: tuple[WriteOutcome | None, ...] = ()
     replayed: bool = False
 
 
@@ -96,9 +104,10 @@ class Publisher:
         Raises:
             AccessDenied: the user is not a writer of a scope.
             SequenceMismatch: a change's `expected_sequence` is not met.
-            InvalidRequest: a value cannot be stored.
+            InvalidRequest: a value cannot be stored, or is from the future.
             RequestIdReused, RequestInFlight: as in `idempotency.answer_once`.
         """
+        check_source_times(publish.changes, "changes", self._clock.now())
         # A user's transaction runs under a role of its own, so it is not shared with others; and nobody should wait
         # for a large call. A call that runs alone ends with its caller, so that nothing continues after the deadline.
         try:
@@ -162,6 +171,7 @@ class Publisher:
         return [published.get(index) or _published(answer) for index, answer in enumerate(answers)]
 
     async def _write_as_user(self, publish: Publish) -> list[Published | SyncbeatError]:
+        published: dict[int, Published] = {}
         async with self._database.transaction() as conn:
 
             async def execute(_indexes: Sequence[int]) -> list[str | SyncbeatError]:
@@ -175,24 +185,25 @@ class Publisher:
                     return [result]
                 wake_up = self._wake_up(publish, result)
                 await accept(conn, [] if wake_up is None else [wake_up])
-                return [_as_json(_done(result, wake_up))]
+                published[0] = done = _done(result, wake_up)
+                return [_as_json(done)]
 
             answers = await idempotency.answer_once(conn, [publish.request], execute)
-        return [_published(answer) for answer in answers]
+        return [published.get(index) or _published(answer) for index, answer in enumerate(answers)]
 
     def _prior(self, app_id: str) -> Prior:
         return self._tuning(app_id).prior
 
     def _wake_up(self, publish: Publish, result: AppendResult) -> NewNotification | None:
-        if publish.trigger is None:
+        if publish.trigger is None or not result.moved:
             return None
         caller = publish.caller if publish.user_id is None else f"user:{publish.user_id}"
         notification_id = new_notification_id(self._clock.now())
-        return publish.trigger.wake_up(publish.app_id, caller, result.heads, notification_id)
+        return publish.trigger.wake_up(publish.app_id, caller, result.moved, notification_id)
 
     def _notify(self, app_id: str, published: Published) -> None:
         now = self._clock.now().timestamp()
-        for head in published.heads:
+        for head in published.moved:
             self._recorder.record_change(app_id, head.scope, now)
             self._notifier.scope_changed(app_id, head.scope)
         if published.notification_id:
@@ -208,7 +219,8 @@ def _append(publish: Publish) -> Append:
 
 
 def _done(appended: AppendResult, wake_up: NewNotification | None) -> Published:
-    return Published(appended.sequences, appended.heads, "" if wake_up is None else wake_up.notification_id)
+    notification_id = "" if wake_up is None else wake_up.notification_id
+    return Published(appended.sequences, appended.heads, notification_id, appended.moved, appended.outcomes)
 
 
 def _as_json(published: Published) -> str:
@@ -217,6 +229,8 @@ def _as_json(published: Published) -> str:
         "heads": [(head.scope, head.epoch, head.sequence) for head in published.heads],
         "notification_id": published.notification_id,
     }
+    if published.outcomes:
+        answer["outcomes"] = published.outcomes
     return orjson.dumps(answer).decode()
 
 
@@ -224,7 +238,11 @@ def _published(answer: Answer | SyncbeatError) -> Published | SyncbeatError:
     if not isinstance(answer, Answer):
         return answer
     stored: dict[str, Any] = orjson.loads(answer.text)
-    published = Published(
-        tuple(stored["sequences"]), tuple(Cursor(*head) for head in stored["heads"]), stored["notification_id"]
+    heads = tuple(Cursor(*head) for head in stored["heads"])
+    return Published(
+        tuple(stored["sequences"]),
+        heads,
+        stored["notification_id"],
+        outcomes=tuple(one and WriteOutcome(one) for one in stored.get("outcomes", ())),
+        replayed=answer.replayed,
     )
-    return replace(published, replayed=answer.replayed)

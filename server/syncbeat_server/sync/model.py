@@ -174,7 +174,7 @@ class Hint(NamedTuple):
 class Change:
     """Holds one row of a feed: the latest value of a key.
 
-    `omitted_octets` is the size of a value that is too large to be sent.
+    `omitted_octets` is the size of a value that is too large to be sent; `source_time` is that which it came with.
     """
 
     scope: str
@@ -185,6 +185,7 @@ class Change:
     sequence: int
     changed_at: datetime
     omitted_octets: int = 0
+    source_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +209,26 @@ class FeedPage:
 
 @dataclass(frozen=True, slots=True)
 class NewChange:
-    """Describes a change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` matches."""
+    """Describes a change to publish: a JSON merge patch (RFC 7396) or a deletion, if `expected_sequence` matches.
+
+    With a `source_time`, which is when it was made at its source, `merge_patch_json` is the whole value, and the change
+    is written only if it is later than what the key has (`feed/source_order.py`).
+    """
 
     scope: str
     key: str
     merge_patch_json: str
     deleted: bool = False
     expected_sequence: int | None = None
+    source_time: datetime | None = None
+
+
+class WriteOutcome(StrEnum):
+    """Names what became of a change that has a source time: WRITTEN, or why it was not."""
+
+    WRITTEN = "WRITTEN"
+    SUPERSEDED = "SUPERSEDED"
+    UNCHANGED = "UNCHANGED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/auth_service.proto\x12\x0bsyncbeat.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x02\n\x14\x43reateSessionRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x45\n\x06\x63laims\x18\x04 \x03(\x0b\x32-.syncbeat.v1.CreateSessionRequest.ClaimsEntryR\x06\x63laims\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\x1a\x39\n\x0b\x43laimsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb0\x02\n\x15\x43reateSessionResponse\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x04 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\x12\x1a\n\x08replayed\x18\x06 \x01(\x08R\x08replayed\"<\n\x15RefreshSessionRequest\x12#\n\rrefresh_token\x18\x01 \x01(\tR\x0crefreshToken\"\x95\x02\n\x16RefreshSessionResponse\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x04 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\"e\n\x14RevokeSessionRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\"\x17\n\x15RevokeSessionResponse\"[\n\x11RevokeUserRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\x85\x01\n\x12RevokeUserResponse\x12;\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\x12\x32\n\x15revoked_session_count\x18\x02 \x01(\x05R\x13revokedSessionCount\"\x97\x02\n\x07Session\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12=\n\x0crefresh_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0brefreshTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\x81\x01\n\x13ListSessionsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.syncbeat.v1.SessionR\x08sessions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n\x1bInvalidateTokenCacheRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\x12\x10\n\x03\x61ll\x18\x04 \x01(\x08R\x03\x61ll\"K\n\x1cInvalidateTokenCacheResponse\x12+\n\x11invalidated_count\x18\x01 \x01(\x03R\x10invalidatedCount\"2\n\x19GetTokenCacheStatsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\"\x8c\x01\n\x1aGetTokenCacheStatsResponse\x12\x32\n\x05total\x18\x01 \x01(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\x05total\x12:\n\tprocesses\x18\x02 \x03(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\tprocesses\"\xa4\x01\n\x0fTokenCacheStats\x12\x18\n\x07process\x18\x01 \x01(\tR\x07process\x12\x12\n\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n\x04hits\x18\x03 \x01(\x03R\x04hits\x12\x16\n\x06misses\x18\x04 \x01(\x03R\x06misses\x12\x19\n\x08hit_rate\x18\x05 \x01(\x01R\x07hitRate\x12\x1c\n\tevictions\x18\x06 \x01(\x03R\tevictions2\xa9\x05\n\x0b\x41uthService\x12V\n\rCreateSession\x12!.syncbeat.v1.CreateSessionRequest\x1a\".syncbeat.v1.CreateSessionResponse\x12Y\n\x0eRefreshSession\x12\".syncbeat.v1.RefreshSessionRequest\x1a#.syncbeat.v1.RefreshSessionResponse\x12[\n\rRevokeSession\x12!.syncbeat.v1.RevokeSessionRequest\x1a\".syncbeat.v1.RevokeSessionResponse\"\x03\x90\x02\x02\x12R\n\nRevokeUser\x12\x1e.syncbeat.v1.RevokeUserRequest\x1a\x1f.syncbeat.v1.RevokeUserResponse\"\x03\x90\x02\x02\x12X\n\x0cListSessions\x12 .syncbeat.v1.ListSessionsRequest\x1a!.syncbeat.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12p\n\x14InvalidateTokenCache\x12(.syncbeat.v1.InvalidateTokenCacheRequest\x1a).syncbeat.v1.InvalidateTokenCacheResponse\"\x03\x90\x02\x02\x12j\n\x12GetTokenCacheStats\x12&.syncbeat.v1.GetTokenCacheStatsRequest\x1a\'.syncbeat.v1.GetTokenCacheStatsResponse\"\x03\x90\x02\x01\x42\x95\x01\n\x0f\x63om.syncbeat.v1B\x10\x41uthServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esyncbeat/v1/auth_service.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x02\n\x14\x43reateSessionRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12\x45\n\x06\x63laims\x18\x04 \x03(\x0b\x32-.syncbeat.v1.CreateSessionRequest.ClaimsEntryR\x06\x63laims\x12\x1d\n\nrequest_id\x18\x05 \x01(\tR\trequestId\x1a\x39\n\x0b\x43laimsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xb0\x02\n\x15\x43reateSessionResponse\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x04 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\x12\x1a\n\x08replayed\x18\x06 \x01(\x08R\x08replayed\"<\n\x15RefreshSessionRequest\x12#\n\rrefresh_token\x18\x01 \x01(\tR\x0crefreshToken\"\x95\x02\n\x16RefreshSessionResponse\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12H\n\x12\x61\x63\x63\x65ss_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x61\x63\x63\x65ssExpireTime\x12#\n\rrefresh_token\x18\x04 \x01(\tR\x0crefreshToken\x12J\n\x13refresh_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11refreshExpireTime\"e\n\x14RevokeSessionRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\"\x17\n\x15RevokeSessionResponse\"[\n\x11RevokeUserRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\x85\x01\n\x12RevokeUserResponse\x12;\n\x0brevoke_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\x12\x32\n\x15revoked_session_count\x18\x02 \x01(\x05R\x13revokedSessionCount\"\x97\x02\n\x07Session\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x03 \x01(\tR\x08\x64\x65viceId\x12;\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12=\n\x0crefresh_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0brefreshTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\x81\x01\n\x13ListSessionsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1b\n\tpage_size\x18\x03 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x14ListSessionsResponse\x12\x30\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.syncbeat.v1.SessionR\x08sessions\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8d\x01\n\x16\x43reateLinkTokenRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x16\n\x06issuer\x18\x03 \x01(\tR\x06issuer\x12+\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03ttl\"u\n\x17\x43reateLinkTokenResponse\x12\x1d\n\nlink_token\x18\x01 \x01(\tR\tlinkToken\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"W\n\x13LinkIdentityRequest\x12!\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tR\x0b\x61\x63\x63\x65ssToken\x12\x1d\n\nlink_token\x18\x02 \x01(\tR\tlinkToken\"V\n\x14LinkIdentityResponse\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12%\n\x0e\x61lready_linked\x18\x02 \x01(\x08R\ralreadyLinked\"~\n\x1bInvalidateTokenCacheRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\x12\x17\n\x07user_id\x18\x02 \x01(\tR\x06userId\x12\x1d\n\nsession_id\x18\x03 \x01(\tR\tsessionId\x12\x10\n\x03\x61ll\x18\x04 \x01(\x08R\x03\x61ll\"K\n\x1cInvalidateTokenCacheResponse\x12+\n\x11invalidated_count\x18\x01 \x01(\x03R\x10invalidatedCount\"2\n\x19GetTokenCacheStatsRequest\x12\x15\n\x06\x61pp_id\x18\x01 \x01(\tR\x05\x61ppId\"\x8c\x01\n\x1aGetTokenCacheStatsResponse\x12\x32\n\x05total\x18\x01 \x01(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\x05total\x12:\n\tprocesses\x18\x02 \x03(\x0b\x32\x1c.syncbeat.v1.TokenCacheStatsR\tprocesses\"\xa4\x01\n\x0fTokenCacheStats\x12\x18\n\x07process\x18\x01 \x01(\tR\x07process\x12\x12\n\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n\x04hits\x18\x03 \x01(\x03R\x04hits\x12\x16\n\x06misses\x18\x04 \x01(\x03R\x06misses\x12\x19\n\x08hit_rate\x18\x05 \x01(\x01R\x07hitRate\x12\x1c\n\tevictions\x18\x06 \x01(\x03R\tevictions2\xe6\x06\n\x0b\x41uthService\x12V\n\rCreateSession\x12!.syncbeat.v1.CreateSessionRequest\x1a\".syncbeat.v1.CreateSessionResponse\x12Y\n\x0eRefreshSession\x12\".syncbeat.v1.RefreshSessionRequest\x1a#.syncbeat.v1.RefreshSessionResponse\x12[\n\rRevokeSession\x12!.syncbeat.v1.RevokeSessionRequest\x1a\".syncbeat.v1.RevokeSessionResponse\"\x03\x90\x02\x02\x12R\n\nRevokeUser\x12\x1e.syncbeat.v1.RevokeUserRequest\x1a\x1f.syncbeat.v1.RevokeUserResponse\"\x03\x90\x02\x02\x12X\n\x0cListSessions\x12 .syncbeat.v1.ListSessionsRequest\x1a!.syncbeat.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12\x61\n\x0f\x43reateLinkToken\x12#.syncbeat.v1.CreateLinkTokenRequest\x1a$.syncbeat.v1.CreateLinkTokenResponse\"\x03\x90\x02\x02\x12X\n\x0cLinkIdentity\x12 .syncbeat.v1.LinkIdentityRequest\x1a!.syncbeat.v1.LinkIdentityResponse\"\x03\x90\x02\x02\x12p\n\x14InvalidateTokenCache\x12(.syncbeat.v1.InvalidateTokenCacheRequest\x1a).syncbeat.v1.InvalidateTokenCacheResponse\"\x03\x90\x02\x02\x12j\n\x12GetTokenCacheStats\x12&.syncbeat.v1.GetTokenCacheStatsRequest\x1a\'.syncbeat.v1.GetTokenCacheStatsResponse\"\x03\x90\x02\x01\x42\x95\x01\n\x0f\x63om.syncbeat.v1B\x10\x41uthServiceProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,44 +42,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHSERVICE'].methods_by_name['RevokeUser']._serialized_options = b'\220\002\002'
   _globals['_AUTHSERVICE'].methods_by_name['ListSessions']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\220\002\001'
+  _globals['_AUTHSERVICE'].methods_by_name['CreateLinkToken']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['CreateLinkToken']._serialized_options = b'\220\002\002'
+  _globals['_AUTHSERVICE'].methods_by_name['LinkIdentity']._loaded_options = None
+  _globals['_AUTHSERVICE'].methods_by_name['LinkIdentity']._serialized_options = b'\220\002\002'
   _globals['_AUTHSERVICE'].methods_by_name['InvalidateTokenCache']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['InvalidateTokenCache']._serialized_options = b'\220\002\002'
   _globals['_AUTHSERVICE'].methods_by_name['GetTokenCacheStats']._loaded_options = None
   _globals['_AUTHSERVICE'].methods_by_name['GetTokenCacheStats']._serialized_options = b'\220\002\001'
-  _globals['_CREATESESSIONREQUEST']._serialized_start=81
-  _globals['_CREATESESSIONREQUEST']._serialized_end=341
-  _globals['_CREATESESSIONREQUEST_CLAIMSENTRY']._serialized_start=284
-  _globals['_CREATESESSIONREQUEST_CLAIMSENTRY']._serialized_end=341
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=344
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=648
-  _globals['_REFRESHSESSIONREQUEST']._serialized_start=650
-  _globals['_REFRESHSESSIONREQUEST']._serialized_end=710
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=713
-  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=990
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=992
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1093
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1095
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1118
-  _globals['_REVOKEUSERREQUEST']._serialized_start=1120
-  _globals['_REVOKEUSERREQUEST']._serialized_end=1211
-  _globals['_REVOKEUSERRESPONSE']._serialized_start=1214
-  _globals['_REVOKEUSERRESPONSE']._serialized_end=1347
-  _globals['_SESSION']._serialized_start=1350
-  _globals['_SESSION']._serialized_end=1629
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1632
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1761
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1763
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1875
-  _globals['_INVALIDATETOKENCACHEREQUEST']._serialized_start=1877
-  _globals['_INVALIDATETOKENCACHEREQUEST']._serialized_end=2003
-  _globals['_INVALIDATETOKENCACHERESPONSE']._serialized_start=2005
-  _globals['_INVALIDATETOKENCACHERESPONSE']._serialized_end=2080
-  _globals['_GETTOKENCACHESTATSREQUEST']._serialized_start=2082
-  _globals['_GETTOKENCACHESTATSREQUEST']._serialized_end=2132
-  _globals['_GETTOKENCACHESTATSRESPONSE']._serialized_start=2135
-  _globals['_GETTOKENCACHESTATSRESPONSE']._serialized_end=2275
-  _globals['_TOKENCACHESTATS']._serialized_start=2278
-  _globals['_TOKENCACHESTATS']._serialized_end=2442
-  _globals['_AUTHSERVICE']._serialized_start=2445
-  _globals['_AUTHSERVICE']._serialized_end=3126
+  _globals['_CREATESESSIONREQUEST']._serialized_start=113
+  _globals['_CREATESESSIONREQUEST']._serialized_end=373
+  _globals['_CREATESESSIONREQUEST_CLAIMSENTRY']._serialized_start=316
+  _globals['_CREATESESSIONREQUEST_CLAIMSENTRY']._serialized_end=373
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=376
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=680
+  _globals['_REFRESHSESSIONREQUEST']._serialized_start=682
+  _globals['_REFRESHSESSIONREQUEST']._serialized_end=742
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_start=745
+  _globals['_REFRESHSESSIONRESPONSE']._serialized_end=1022
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1024
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1125
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1127
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1150
+  _globals['_REVOKEUSERREQUEST']._serialized_start=1152
+  _globals['_REVOKEUSERREQUEST']._serialized_end=1243
+  _globals['_REVOKEUSERRESPONSE']._serialized_start=1246
+  _globals['_REVOKEUSERRESPONSE']._serialized_end=1379
+  _globals['_SESSION']._serialized_start=1382
+  _globals['_SESSION']._serialized_end=1661
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1664
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1793
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1795
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1907
+  _globals['_CREATELINKTOKENREQUEST']._serialized_start=1910
+  _globals['_CREATELINKTOKENREQUEST']._serialized_end=2051
+  _globals['_CREATELINKTOKENRESPONSE']._serialized_start=2053
+  _globals['_CREATELINKTOKENRESPONSE']._serialized_end=2170
+  _globals['_LINKIDENTITYREQUEST']._serialized_start=2172
+  _globals['_LINKIDENTITYREQUEST']._serialized_end=2259
+  _globals['_LINKIDENTITYRESPONSE']._serialized_start=2261
+  _globals['_LINKIDENTITYRESPONSE']._serialized_end=2347
+  _globals['_INVALIDATETOKENCACHEREQUEST']._serialized_start=2349
+  _globals['_INVALIDATETOKENCACHEREQUEST']._serialized_end=2475
+  _globals['_INVALIDATETOKENCACHERESPONSE']._serialized_start=2477
+  _globals['_INVALIDATETOKENCACHERESPONSE']._serialized_end=2552
+  _globals['_GETTOKENCACHESTATSREQUEST']._serialized_start=2554
+  _globals['_GETTOKENCACHESTATSREQUEST']._serialized_end=2604
+  _globals['_GETTOKENCACHESTATSRESPONSE']._serialized_start=2607
+  _globals['_GETTOKENCACHESTATSRESPONSE']._serialized_end=2747
+  _globals['_TOKENCACHESTATS']._serialized_start=2750
+  _globals['_TOKENCACHESTATS']._serialized_end=2914
+  _globals['_AUTHSERVICE']._serialized_start=2917
+  _globals['_AUTHSERVICE']._serialized_end=3787
 # @@protoc_insertion_point(module_scope)

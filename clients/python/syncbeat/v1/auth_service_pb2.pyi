@@ -7,6 +7,7 @@ Identifies callers: sessions, revocations, cached tokens.
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -407,6 +408,124 @@ class ListSessionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class CreateLinkTokenRequest(_message.Message):
+    """CreateLinkTokenRequest says for whom a link token is, and where its bearer signs in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APP_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    app_id: _builtins.str
+    """app_id is the app. A service for several apps names it."""
+    user_id: _builtins.str
+    """user_id is the user who gets another name. Required."""
+    issuer: _builtins.str
+    """issuer is the `iss` of the tokens that the user will have; an issuer of the app. Required."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """ttl is how long the token is good: 1 s to 7 days. Absent: 10 minutes."""
+
+    def __init__(
+        self,
+        *,
+        app_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["app_id", b"app_id", "issuer", b"issuer", "ttl", b"ttl", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateLinkTokenRequest: _TypeAlias = CreateLinkTokenRequest  # noqa: Y015
+
+@_typing.final
+class CreateLinkTokenResponse(_message.Message):
+    """CreateLinkTokenResponse carries a link token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINK_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    link_token: _builtins.str
+    """link_token is to be kept secret: who has it becomes the user."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """expire_time is when its time is over."""
+
+    def __init__(
+        self,
+        *,
+        link_token: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "link_token", b"link_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateLinkTokenResponse: _TypeAlias = CreateLinkTokenResponse  # noqa: Y015
+
+@_typing.final
+class LinkIdentityRequest(_message.Message):
+    """LinkIdentityRequest shows who the caller is at another issuer, and by what it is to be joined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    LINK_TOKEN_FIELD_NUMBER: _builtins.int
+    access_token: _builtins.str
+    """access_token is the token of the other issuer, as for `authorization` but without "Bearer"; at most 8,192 bytes.
+    Required.
+    """
+    link_token: _builtins.str
+    """link_token is what CreateLinkToken answered; at most 2,048 bytes. Empty: join by a verified e-mail address."""
+    def __init__(
+        self,
+        *,
+        access_token: _builtins.str = ...,
+        link_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "link_token", b"link_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkIdentityRequest: _TypeAlias = LinkIdentityRequest  # noqa: Y015
+
+@_typing.final
+class LinkIdentityResponse(_message.Message):
+    """LinkIdentityResponse says who the caller is from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ALREADY_LINKED_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id is the user."""
+    already_linked: _builtins.bool
+    """already_linked says that it was so before."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        already_linked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_linked", b"already_linked", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkIdentityResponse: _TypeAlias = LinkIdentityResponse  # noqa: Y015
 
 @_typing.final
 class InvalidateTokenCacheRequest(_message.Message):

@@ -62,6 +62,16 @@ class AuthServiceStub:
                 request_serializer=syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.CreateLinkToken = channel.unary_unary(
+                '/syncbeat.v1.AuthService/CreateLinkToken',
+                request_serializer=syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenRequest.SerializeToString,
+                response_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenResponse.FromString,
+                _registered_method=True)
+        self.LinkIdentity = channel.unary_unary(
+                '/syncbeat.v1.AuthService/LinkIdentity',
+                request_serializer=syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityRequest.SerializeToString,
+                response_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityResponse.FromString,
+                _registered_method=True)
         self.InvalidateTokenCache = channel.unary_unary(
                 '/syncbeat.v1.AuthService/InvalidateTokenCache',
                 request_serializer=syncbeat_dot_v1_dot_auth__service__pb2.InvalidateTokenCacheRequest.SerializeToString,
@@ -131,6 +141,35 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateLinkToken(self, request, context):
+        """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
+        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+        written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+        disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+        shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LinkIdentity(self, request, context):
+        """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
+        link token, or, without one, by an e-mail address that both issuers have verified, where the operator has named
+        the pair (SYNCBEAT_EMAIL_JOINS). Call it at the first sign-in, before anything else: a subject that has devices, scopes,
+        preferences, sessions or a tier is a person of its own, and two are never joined: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. So is a user who has another subject at that issuer. Repeating it after it was done changes
+        nothing, and answers the same.
+        A bad access or link token: UNAUTHENTICATED / TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED; the last also for a
+        link token that another subject has spent, and if either user is disabled or deleted. A link token for another app
+        or issuer: TOKEN_INVALID. Without a link token: NOT_CONFIGURED where no pair is named, ACCESS_DENIED for a token
+        without a verified address, NOT_FOUND where not exactly one user has it. Of one address (of IPv6 a /64) more than 30 bad
+        tokens a minute: RESOURCE_EXHAUSTED / RATE_LIMITED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InvalidateTokenCache(self, request, context):
         """InvalidateTokenCache makes every process forget tokens that it has checked, so that they are checked
         anew. A service names a user or a session; `all` is for operators, and gets a service PERMISSION_DENIED /
@@ -174,6 +213,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsRequest.FromString,
                     response_serializer=syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'CreateLinkToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLinkToken,
+                    request_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenRequest.FromString,
+                    response_serializer=syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenResponse.SerializeToString,
+            ),
+            'LinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.LinkIdentity,
+                    request_deserializer=syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityRequest.FromString,
+                    response_serializer=syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityResponse.SerializeToString,
             ),
             'InvalidateTokenCache': grpc.unary_unary_rpc_method_handler(
                     servicer.InvalidateTokenCache,
@@ -324,6 +373,60 @@ class AuthService:
             '/syncbeat.v1.AuthService/ListSessions',
             syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsRequest.SerializeToString,
             syncbeat_dot_v1_dot_auth__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLinkToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/syncbeat.v1.AuthService/CreateLinkToken',
+            syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenRequest.SerializeToString,
+            syncbeat_dot_v1_dot_auth__service__pb2.CreateLinkTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/syncbeat.v1.AuthService/LinkIdentity',
+            syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityRequest.SerializeToString,
+            syncbeat_dot_v1_dot_auth__service__pb2.LinkIdentityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,27 @@ class AuthServiceStub:
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
+    CreateLinkToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CreateLinkTokenRequest, _auth_service_pb2.CreateLinkTokenResponse]
+    """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
+    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+    written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+    disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+    shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+    """
+    LinkIdentity: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LinkIdentityRequest, _auth_service_pb2.LinkIdentityResponse]
+    """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
+    link token, or, without one, by an e-mail address that both issuers have verified, where the operator has named
+    the pair (SYNCBEAT_EMAIL_JOINS). Call it at the first sign-in, before anything else: a subject that has devices, scopes,
+    preferences, sessions or a tier is a person of its own, and two are never joined: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. So is a user who has another subject at that issuer. Repeating it after it was done changes
+    nothing, and answers the same.
+    A bad access or link token: UNAUTHENTICATED / TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED; the last also for a
+    link token that another subject has spent, and if either user is disabled or deleted. A link token for another app
+    or issuer: TOKEN_INVALID. Without a link token: NOT_CONFIGURED where no pair is named, ACCESS_DENIED for a token
+    without a verified address, NOT_FOUND where not exactly one user has it. Of one address (of IPv6 a /64) more than 30 bad
+    tokens a minute: RESOURCE_EXHAUSTED / RATE_LIMITED.
+    """
     InvalidateTokenCache: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.InvalidateTokenCacheRequest, _auth_service_pb2.InvalidateTokenCacheResponse]
     """InvalidateTokenCache makes every process forget tokens that it has checked, so that they are checked
     anew. A service names a user or a session; `all` is for operators, and gets a service PERMISSION_DENIED /
@@ -114,6 +135,27 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
+    CreateLinkToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CreateLinkTokenRequest, _auth_service_pb2.CreateLinkTokenResponse]  # type: ignore[assignment]
+    """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
+    for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+    written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+    disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+    shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+    """
+    LinkIdentity: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LinkIdentityRequest, _auth_service_pb2.LinkIdentityResponse]  # type: ignore[assignment]
+    """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
+    link token, or, without one, by an e-mail address that both issuers have verified, where the operator has named
+    the pair (SYNCBEAT_EMAIL_JOINS). Call it at the first sign-in, before anything else: a subject that has devices, scopes,
+    preferences, sessions or a tier is a person of its own, and two are never joined: FAILED_PRECONDITION /
+    IDENTITY_CONFLICT. So is a user who has another subject at that issuer. Repeating it after it was done changes
+    nothing, and answers the same.
+    A bad access or link token: UNAUTHENTICATED / TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED; the last also for a
+    link token that another subject has spent, and if either user is disabled or deleted. A link token for another app
+    or issuer: TOKEN_INVALID. Without a link token: NOT_CONFIGURED where no pair is named, ACCESS_DENIED for a token
+    without a verified address, NOT_FOUND where not exactly one user has it. Of one address (of IPv6 a /64) more than 30 bad
+    tokens a minute: RESOURCE_EXHAUSTED / RATE_LIMITED.
+    """
     InvalidateTokenCache: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.InvalidateTokenCacheRequest, _auth_service_pb2.InvalidateTokenCacheResponse]  # type: ignore[assignment]
     """InvalidateTokenCache makes every process forget tokens that it has checked, so that they are checked
     anew. A service names a user or a session; `all` is for operators, and gets a service PERMISSION_DENIED /
@@ -187,6 +229,39 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ListSessionsResponse, _abc.Awaitable[_auth_service_pb2.ListSessionsResponse]]:
         """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
+
+    @_abc_1.abstractmethod
+    def CreateLinkToken(
+        self,
+        request: _auth_service_pb2.CreateLinkTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.CreateLinkTokenResponse, _abc.Awaitable[_auth_service_pb2.CreateLinkTokenResponse]]:
+        """CreateLinkToken makes a token by which its bearer, once signed in at another issuer, becomes the user that it is
+        for: the app hands it to LinkIdentity. It is for one use, and dead once the user is revoked. Nothing is
+        written but the audit log; repeating it makes another, of which one can be spent. A user who is unknown,
+        disabled or deleted: NOT_FOUND / NOT_FOUND. An issuer that the app does not have, or whose subjects are
+        shared: INVALID_ARGUMENT / INVALID_FIELD. A user who has a subject at that issuer: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. A server without keys for sessions: NOT_CONFIGURED.
+        """
+
+    @_abc_1.abstractmethod
+    def LinkIdentity(
+        self,
+        request: _auth_service_pb2.LinkIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.LinkIdentityResponse, _abc.Awaitable[_auth_service_pb2.LinkIdentityResponse]]:
+        """LinkIdentity makes the subject of an access token another name of a user who is known by one of another issuer: by a
+        link token, or, without one, by an e-mail address that both issuers have verified, where the operator has named
+        the pair (SYNCBEAT_EMAIL_JOINS). Call it at the first sign-in, before anything else: a subject that has devices, scopes,
+        preferences, sessions or a tier is a person of its own, and two are never joined: FAILED_PRECONDITION /
+        IDENTITY_CONFLICT. So is a user who has another subject at that issuer. Repeating it after it was done changes
+        nothing, and answers the same.
+        A bad access or link token: UNAUTHENTICATED / TOKEN_INVALID, TOKEN_EXPIRED or TOKEN_REVOKED; the last also for a
+        link token that another subject has spent, and if either user is disabled or deleted. A link token for another app
+        or issuer: TOKEN_INVALID. Without a link token: NOT_CONFIGURED where no pair is named, ACCESS_DENIED for a token
+        without a verified address, NOT_FOUND where not exactly one user has it. Of one address (of IPv6 a /64) more than 30 bad
+        tokens a minute: RESOURCE_EXHAUSTED / RATE_LIMITED.
+        """
 
     @_abc_1.abstractmethod
     def InvalidateTokenCache(

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16syncbeat/v1/core.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\"g\n\x0bScopeCursor\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x1f\n\x08sequence\x18\x03 \x01(\x03H\x00R\x08sequence\x88\x01\x01\x42\x0b\n\t_sequence\"\xbf\x01\n\tNewChange\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12(\n\x10merge_patch_json\x18\x03 \x01(\tR\x0emergePatchJson\x12\x18\n\x07\x64\x65leted\x18\x04 \x01(\x08R\x07\x64\x65leted\x12\x30\n\x11\x65xpected_sequence\x18\x05 \x01(\x03H\x00R\x10\x65xpectedSequence\x88\x01\x01\x42\x14\n\x12_expected_sequence\"\xf4\x01\n\x0bSyncTrigger\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12&\n\x0f\x65xclude_user_id\x18\x02 \x01(\tR\rexcludeUserId\x12*\n\x11\x65xclude_device_id\x18\x03 \x01(\tR\x0f\x65xcludeDeviceId\x12=\n\x0cnotification\x18\x04 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12>\n\rdedupe_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0c\x64\x65\x64upeWindow\"\xe6\x03\n\x0cNotification\x12\x14\n\x05title\x18\x01 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x02 \x01(\tR\x04\x62ody\x12\x37\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32#.syncbeat.v1.Notification.DataEntryR\x04\x64\x61ta\x12\x1b\n\timage_url\x18\x04 \x01(\tR\x08imageUrl\x12\x14\n\x05sound\x18\x05 \x01(\tR\x05sound\x12\x19\n\x05\x62\x61\x64ge\x18\x06 \x01(\x05H\x00R\x05\x62\x61\x64ge\x88\x01\x01\x12!\n\x0c\x63lick_action\x18\x07 \x01(\tR\x0b\x63lickAction\x12\x1d\n\nchannel_id\x18\x08 \x01(\tR\tchannelId\x12\x1a\n\x08template\x18\t \x01(\tR\x08template\x12\x46\n\tvariables\x18\n \x03(\x0b\x32(.syncbeat.v1.Notification.VariablesEntryR\tvariables\x1a\x37\n\tDataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a<\n\x0eVariablesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_badge\"\x1b\n\x07UserIds\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\"A\n\tDeviceRef\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x02 \x01(\tR\x08\x64\x65viceId\"8\n\nDeviceRefs\x12*\n\x04refs\x18\x01 \x03(\x0b\x32\x16.syncbeat.v1.DeviceRefR\x04refs*_\n\x0cPushPriority\x12\x1d\n\x19PUSH_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PUSH_PRIORITY_HIGH\x10\x01\x12\x18\n\x14PUSH_PRIORITY_NORMAL\x10\x02\x42\x8e\x01\n\x0f\x63om.syncbeat.v1B\tCoreProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16syncbeat/v1/core.proto\x12\x0bsyncbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"g\n\x0bScopeCursor\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n\x05\x65poch\x18\x02 \x01(\tR\x05\x65poch\x12\x1f\n\x08sequence\x18\x03 \x01(\x03H\x00R\x08sequence\x88\x01\x01\x42\x0b\n\t_sequence\"\xfc\x01\n\tNewChange\x12\x14\n\x05scope\x18\x01 \x01(\tR\x05scope\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12(\n\x10merge_patch_json\x18\x03 \x01(\tR\x0emergePatchJson\x12\x18\n\x07\x64\x65leted\x18\x04 \x01(\x08R\x07\x64\x65leted\x12\x30\n\x11\x65xpected_sequence\x18\x05 \x01(\x03H\x00R\x10\x65xpectedSequence\x88\x01\x01\x12;\n\x0bsource_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nsourceTimeB\x14\n\x12_expected_sequence\"\xf4\x01\n\x0bSyncTrigger\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12&\n\x0f\x65xclude_user_id\x18\x02 \x01(\tR\rexcludeUserId\x12*\n\x11\x65xclude_device_id\x18\x03 \x01(\tR\x0f\x65xcludeDeviceId\x12=\n\x0cnotification\x18\x04 \x01(\x0b\x32\x19.syncbeat.v1.NotificationR\x0cnotification\x12>\n\rdedupe_window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0c\x64\x65\x64upeWindow\"\xe6\x03\n\x0cNotification\x12\x14\n\x05title\x18\x01 \x01(\tR\x05title\x12\x12\n\x04\x62ody\x18\x02 \x01(\tR\x04\x62ody\x12\x37\n\x04\x64\x61ta\x18\x03 \x03(\x0b\x32#.syncbeat.v1.Notification.DataEntryR\x04\x64\x61ta\x12\x1b\n\timage_url\x18\x04 \x01(\tR\x08imageUrl\x12\x14\n\x05sound\x18\x05 \x01(\tR\x05sound\x12\x19\n\x05\x62\x61\x64ge\x18\x06 \x01(\x05H\x00R\x05\x62\x61\x64ge\x88\x01\x01\x12!\n\x0c\x63lick_action\x18\x07 \x01(\tR\x0b\x63lickAction\x12\x1d\n\nchannel_id\x18\x08 \x01(\tR\tchannelId\x12\x1a\n\x08template\x18\t \x01(\tR\x08template\x12\x46\n\tvariables\x18\n \x03(\x0b\x32(.syncbeat.v1.Notification.VariablesEntryR\tvariables\x1a\x37\n\tDataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a<\n\x0eVariablesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_badge\"\x1b\n\x07UserIds\x12\x10\n\x03ids\x18\x01 \x03(\tR\x03ids\"A\n\tDeviceRef\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x1b\n\tdevice_id\x18\x02 \x01(\tR\x08\x64\x65viceId\"8\n\nDeviceRefs\x12*\n\x04refs\x18\x01 \x03(\x0b\x32\x16.syncbeat.v1.DeviceRefR\x04refs*_\n\x0cPushPriority\x12\x1d\n\x19PUSH_PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PUSH_PRIORITY_HIGH\x10\x01\x12\x18\n\x14PUSH_PRIORITY_NORMAL\x10\x02\x42\x8e\x01\n\x0f\x63om.syncbeat.v1B\tCoreProtoP\x01Z\x16syncbeat/v1;syncbeatv1\xa2\x02\x03SXX\xaa\x02\x0bSyncbeat.V1\xba\x02\nSyncbeatV1\xca\x02\x0bSyncbeat\\V1\xe2\x02\x17Syncbeat\\V1\\GPBMetadata\xea\x02\x0cSyncbeat::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,24 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTIFICATION_DATAENTRY']._serialized_options = b'8\001'
   _globals['_NOTIFICATION_VARIABLESENTRY']._loaded_options = None
   _globals['_NOTIFICATION_VARIABLESENTRY']._serialized_options = b'8\001'
-  _globals['_PUSHPRIORITY']._serialized_start=1260
-  _globals['_PUSHPRIORITY']._serialized_end=1355
-  _globals['_SCOPECURSOR']._serialized_start=71
-  _globals['_SCOPECURSOR']._serialized_end=174
-  _globals['_NEWCHANGE']._serialized_start=177
-  _globals['_NEWCHANGE']._serialized_end=368
-  _globals['_SYNCTRIGGER']._serialized_start=371
-  _globals['_SYNCTRIGGER']._serialized_end=615
-  _globals['_NOTIFICATION']._serialized_start=618
-  _globals['_NOTIFICATION']._serialized_end=1104
-  _globals['_NOTIFICATION_DATAENTRY']._serialized_start=977
-  _globals['_NOTIFICATION_DATAENTRY']._serialized_end=1032
-  _globals['_NOTIFICATION_VARIABLESENTRY']._serialized_start=1034
-  _globals['_NOTIFICATION_VARIABLESENTRY']._serialized_end=1094
-  _globals['_USERIDS']._serialized_start=1106
-  _globals['_USERIDS']._serialized_end=1133
-  _globals['_DEVICEREF']._serialized_start=1135
-  _globals['_DEVICEREF']._serialized_end=1200
-  _globals['_DEVICEREFS']._serialized_start=1202
-  _globals['_DEVICEREFS']._serialized_end=1258
+  _globals['_PUSHPRIORITY']._serialized_start=1354
+  _globals['_PUSHPRIORITY']._serialized_end=1449
+  _globals['_SCOPECURSOR']._serialized_start=104
+  _globals['_SCOPECURSOR']._serialized_end=207
+  _globals['_NEWCHANGE']._serialized_start=210
+  _globals['_NEWCHANGE']._serialized_end=462
+  _globals['_SYNCTRIGGER']._serialized_start=465
+  _globals['_SYNCTRIGGER']._serialized_end=709
+  _globals['_NOTIFICATION']._serialized_start=712
+  _globals['_NOTIFICATION']._serialized_end=1198
+  _globals['_NOTIFICATION_DATAENTRY']._serialized_start=1071
+  _globals['_NOTIFICATION_DATAENTRY']._serialized_end=1126
+  _globals['_NOTIFICATION_VARIABLESENTRY']._serialized_start=1128
+  _globals['_NOTIFICATION_VARIABLESENTRY']._serialized_end=1188
+  _globals['_USERIDS']._serialized_start=1200
+  _globals['_USERIDS']._serialized_end=1227
+  _globals['_DEVICEREF']._serialized_start=1229
+  _globals['_DEVICEREF']._serialized_end=1294
+  _globals['_DEVICEREFS']._serialized_start=1296
+  _globals['_DEVICEREFS']._serialized_end=1352
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -100,6 +101,7 @@ class NewChange(_message.Message):
     MERGE_PATCH_JSON_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
     EXPECTED_SEQUENCE_FIELD_NUMBER: _builtins.int
+    SOURCE_TIME_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """scope names the feed. Required. A service's publish makes a scope that is not there."""
     key: _builtins.str
@@ -119,6 +121,17 @@ class NewChange(_message.Message):
     SEQUENCE_MISMATCH and nothing of the call is written. Absent: any. A deleted key has the sequence of its
     deletion, and is not there once its tombstone is gone.
     """
+    @_builtins.property
+    def source_time(self) -> _timestamp_pb2.Timestamp:
+        """source_time is when the value was made at its source, to the microsecond: not before 1970, and at most 300 s ahead
+        of the service's clock. The change is then the whole value (`merge_patch_json` is applied to nothing), and is
+        written only if it is later than what the key has, value or tombstone: its source time, or where it came without one,
+        the time it was published. So writes of several sources may arrive in any order, more than once,
+        and the latest one stays. Of two at the same time, a deletion stays, else the longer value as JSON, else the greater
+        by bytes. `results` tell what was written. Once a tombstone is gone an earlier write makes the key anew. Absent: the
+        change is applied to whatever is there.
+        """
+
     def __init__(
         self,
         *,
@@ -127,10 +140,11 @@ class NewChange(_message.Message):
         merge_patch_json: _builtins.str = ...,
         deleted: _builtins.bool = ...,
         expected_sequence: _builtins.int | None = ...,
+        source_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_sequence", b"_expected_sequence", "expected_sequence", b"expected_sequence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_sequence", b"_expected_sequence", "expected_sequence", b"expected_sequence", "source_time", b"source_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_sequence", b"_expected_sequence", "deleted", b"deleted", "expected_sequence", b"expected_sequence", "key", b"key", "merge_patch_json", b"merge_patch_json", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_sequence", b"_expected_sequence", "deleted", b"deleted", "expected_sequence", b"expected_sequence", "key", b"key", "merge_patch_json", b"merge_patch_json", "scope", b"scope", "source_time", b"source_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_sequence: _TypeAlias = _typing.Literal["expected_sequence"]  # noqa: Y015
     _WhichOneofArgType__expected_sequence: _TypeAlias = _typing.Literal["_expected_sequence", b"_expected_sequence"]  # noqa: Y015

@@ -94,6 +94,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_NOT_CONFIGURED (FAILED_PRECONDITION): the server lacks the settings for this. The message names
     them.
     """
+    ERROR_REASON_IDENTITY_CONFLICT: _ErrorReason.ValueType  # 18
+    """ERROR_REASON_IDENTITY_CONFLICT (FAILED_PRECONDITION): it would join two people: the subject is a user already, or
+    the user has another subject at that issuer. Nothing was changed, and repeating it changes nothing.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the one google.rpc.ErrorInfo that every error carries (domain "syncbeat";
@@ -175,6 +179,10 @@ in the log.
 ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 17
 """ERROR_REASON_NOT_CONFIGURED (FAILED_PRECONDITION): the server lacks the settings for this. The message names
 them.
+"""
+ERROR_REASON_IDENTITY_CONFLICT: ErrorReason.ValueType  # 18
+"""ERROR_REASON_IDENTITY_CONFLICT (FAILED_PRECONDITION): it would join two people: the subject is a user already, or
+the user has another subject at that issuer. Nothing was changed, and repeating it changes nothing.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -71,8 +71,18 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     """AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
     AUDIT_ACTION_EPOCHS_RENEWED: _AuditAction.ValueType  # 15
     """AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
-    AUDIT_ACTION_FIGURE_PUT: _AuditAction.ValueType  # 16
-    """AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
+    AUDIT_ACTION_LINK_TOKEN_ISSUED: _AuditAction.ValueType  # 16
+    """AUDIT_ACTION_LINK_TOKEN_ISSUED: a link token was made, whose bearer may become the user. Details: issuer, link_id,
+    expires.
+    """
+    AUDIT_ACTION_IDENTITY_LINKED: _AuditAction.ValueType  # 17
+    """AUDIT_ACTION_IDENTITY_LINKED: a subject of an issuer became another name of the user. The actor is anonymous: whoever
+    presented the tokens. Details: issuer, of_subject, by (LINK_TOKEN or VERIFIED_EMAIL), link_id.
+    """
+    AUDIT_ACTION_USERS_IMPORTED: _AuditAction.ValueType  # 18
+    """AUDIT_ACTION_USERS_IMPORTED: users of another service were imported; one entry a batch. Details: issuer, users,
+    identities, disabled (their numbers).
+    """
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """AuditAction is a sensitive thing that was done."""
@@ -117,8 +127,18 @@ AUDIT_ACTION_APP_ERASED: AuditAction.ValueType  # 14
 """AUDIT_ACTION_APP_ERASED: the erasure of a removed app's rows began."""
 AUDIT_ACTION_EPOCHS_RENEWED: AuditAction.ValueType  # 15
 """AUDIT_ACTION_EPOCHS_RENEWED: new epochs began after a restore."""
-AUDIT_ACTION_FIGURE_PUT: AuditAction.ValueType  # 16
-"""AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
+AUDIT_ACTION_LINK_TOKEN_ISSUED: AuditAction.ValueType  # 16
+"""AUDIT_ACTION_LINK_TOKEN_ISSUED: a link token was made, whose bearer may become the user. Details: issuer, link_id,
+expires.
+"""
+AUDIT_ACTION_IDENTITY_LINKED: AuditAction.ValueType  # 17
+"""AUDIT_ACTION_IDENTITY_LINKED: a subject of an issuer became another name of the user. The actor is anonymous: whoever
+presented the tokens. Details: issuer, of_subject, by (LINK_TOKEN or VERIFIED_EMAIL), link_id.
+"""
+AUDIT_ACTION_USERS_IMPORTED: AuditAction.ValueType  # 18
+"""AUDIT_ACTION_USERS_IMPORTED: users of another service were imported; one entry a batch. Details: issuer, users,
+identities, disabled (their numbers).
+"""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _SloVerdict:

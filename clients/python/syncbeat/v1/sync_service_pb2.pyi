@@ -104,6 +104,38 @@ NETWORK_CELLULAR: Network.ValueType  # 2
 """NETWORK_CELLULAR: one whose bytes cost more; polls are somewhat rarer."""
 Global___Network: _TypeAlias = Network  # noqa: Y015
 
+class _PublishOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PublishOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PublishOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PUBLISH_OUTCOME_UNSPECIFIED: _PublishOutcome.ValueType  # 0
+    """PUBLISH_OUTCOME_UNSPECIFIED is that of changes without a source_time, which are written. Of one that has it: the
+    server is of an earlier version, and has not looked at it.
+    """
+    PUBLISH_OUTCOME_WRITTEN: _PublishOutcome.ValueType  # 1
+    """PUBLISH_OUTCOME_WRITTEN: the change was later than what the key had."""
+    PUBLISH_OUTCOME_SUPERSEDED: _PublishOutcome.ValueType  # 2
+    """PUBLISH_OUTCOME_SUPERSEDED: not written, since the key has something later."""
+    PUBLISH_OUTCOME_UNCHANGED: _PublishOutcome.ValueType  # 3
+    """PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value of this source_time."""
+
+class PublishOutcome(_PublishOutcome, metaclass=_PublishOutcomeEnumTypeWrapper):
+    """PublishOutcome is what became of a change that has a source_time."""
+
+PUBLISH_OUTCOME_UNSPECIFIED: PublishOutcome.ValueType  # 0
+"""PUBLISH_OUTCOME_UNSPECIFIED is that of changes without a source_time, which are written. Of one that has it: the
+server is of an earlier version, and has not looked at it.
+"""
+PUBLISH_OUTCOME_WRITTEN: PublishOutcome.ValueType  # 1
+"""PUBLISH_OUTCOME_WRITTEN: the change was later than what the key had."""
+PUBLISH_OUTCOME_SUPERSEDED: PublishOutcome.ValueType  # 2
+"""PUBLISH_OUTCOME_SUPERSEDED: not written, since the key has something later."""
+PUBLISH_OUTCOME_UNCHANGED: PublishOutcome.ValueType  # 3
+"""PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value of this source_time."""
+Global___PublishOutcome: _TypeAlias = PublishOutcome  # noqa: Y015
+
 @_typing.final
 class Activity(_message.Message):
     """Activity is what a device says of itself."""
@@ -226,6 +258,7 @@ class Change(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CHANGE_TIME_FIELD_NUMBER: _builtins.int
     OMITTED_OCTETS_FIELD_NUMBER: _builtins.int
+    SOURCE_TIME_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """scope names the feed."""
     epoch: _builtins.str
@@ -248,6 +281,10 @@ class Change(_message.Message):
     def change_time(self) -> _timestamp_pb2.Timestamp:
         """change_time is when it was published."""
 
+    @_builtins.property
+    def source_time(self) -> _timestamp_pb2.Timestamp:
+        """source_time is that of the change, if it was published with one: when the value was made at its source."""
+
     def __init__(
         self,
         *,
@@ -259,10 +296,11 @@ class Change(_message.Message):
         sequence: _builtins.int = ...,
         change_time: _timestamp_pb2.Timestamp | None = ...,
         omitted_octets: _builtins.int = ...,
+        source_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "source_time", b"source_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "deleted", b"deleted", "epoch", b"epoch", "key", b"key", "omitted_octets", b"omitted_octets", "scope", b"scope", "sequence", b"sequence", "value_json", b"value_json"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_time", b"change_time", "deleted", b"deleted", "epoch", b"epoch", "key", b"key", "omitted_octets", b"omitted_octets", "scope", b"scope", "sequence", b"sequence", "source_time", b"source_time", "value_json", b"value_json"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -677,7 +715,9 @@ class PublishChangesRequest(_message.Message):
 
     @_builtins.property
     def trigger(self) -> _core_pb2.SyncTrigger:
-        """trigger wakes the members' devices. Absent: streams and polls bring the changes, nobody is pushed."""
+        """trigger wakes the members' devices. Absent: streams and polls bring the changes, nobody is pushed. Nobody is woken
+        for a scope in which no change was written, since each had an earlier source_time than its key.
+        """
 
     def __init__(
         self,
@@ -707,7 +747,9 @@ class PublishChangesResponse(_message.Message):
     NOTIFICATION_ID_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     notification_id: _builtins.str
-    """notification_id names what the trigger started, for GetNotification. Empty without a trigger."""
+    """notification_id names what the trigger started, for GetNotification. Empty without a trigger, and where no change
+    was written.
+    """
     replayed: _builtins.bool
     """replayed says that an earlier call with this request_id did it, and that this is its answer."""
     @_builtins.property
@@ -743,22 +785,26 @@ class PublishResult(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """scope is that of the change."""
     key: _builtins.str
     """key is that of the change."""
     sequence: _builtins.int
-    """sequence is what the change was written with."""
+    """sequence is what the change was written with, or the present one of the key where it was not written."""
+    outcome: Global___PublishOutcome.ValueType
+    """outcome says if a change with a source_time was written."""
     def __init__(
         self,
         *,
         scope: _builtins.str = ...,
         key: _builtins.str = ...,
         sequence: _builtins.int = ...,
+        outcome: Global___PublishOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "scope", b"scope", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "outcome", b"outcome", "scope", b"scope", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,8 @@ AUDITED: Mapping[str, frozenset[AuditAction]] = {
     "RevokeSession": frozenset({AuditAction.SESSION_REVOKED}),
     "RevokeUser": frozenset({AuditAction.USER_REVOKED}),
     "RefreshSession": frozenset({AuditAction.REFRESH_TOKEN_REUSED}),
+    "CreateLinkToken": frozenset({AuditAction.LINK_TOKEN_ISSUED}),
+    "LinkIdentity": frozenset({AuditAction.IDENTITY_LINKED}),
     "RegisterDevice": frozenset({AuditAction.TOKEN_MOVED}),
     "DisableUser": frozenset({AuditAction.USER_DISABLED}),
     "EnableUser": frozenset({AuditAction.USER_ENABLED}),

@@ -8,7 +8,9 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from syncbeat_server.auth.accounts.recent_invalidations import RecentInvalidations
 from syncbeat_server.auth.accounts.refresh_confirmation import confirms_refresh, record_confirmations
+from syncbeat_server.auth.accounts.unknown_users import insert_unknown
 from syncbeat_server.auth.model import AccountKey, AccountStatus, VerifiedToken
 from syncbeat_server.auth.store import users
 from syncbeat_server.clock import Clock
@@ -63,7 +65,10 @@ class AccountStatusCache:
         self._clock = clock
         self._size = size
         self._entries: OrderedDict[AccountKey, CachedStatus] = OrderedDict()
+        # By the subject, and by the user whom it names if that is another.
         self._keys_by_user: defaultdict[tuple[str, str], set[AccountKey]] = defaultdict(set)
+        self._linked_users: dict[AccountKey, str] = {}
+        self._invalidated = RecentInvalidations()
         self._pending: dict[AccountKey, _PendingRead] = {}
         self._batcher: Batcher[_Read, AccountStatus] = Batcher(self._read_batch)
         self._uniform = random.SystemRandom().uniform
@@ -99,13 +104,15 @@ class AccountStatusCache:
                 asyncio.get_running_loop().create_task(self._read(read), context=fresh_context())
             )
             pending.task.add_done_callback(_retrieve_error)
-            self._keys_by_user[key.app_id, key.user_id].add(key)
+            self._keys_by_user[key.app_id, key.subject].add(key)
         return await asyncio.shield(pending.task)
 
     def invalidate_user(self, app_id: str, user_id: str) -> None:
         """Drop a user's statuses; reads in progress start over."""
         for key in self._keys_by_user.get((app_id, user_id), set()).copy():
             self._invalidate(key)
+        if self._pending:
+            self._invalidated.add(app_id, user_id)
 
     def invalidate_session(self, app_id: str, session_id: str) -> None:
         """Drop the status of one of our sessions."""
@@ -133,11 +140,24 @@ class AccountStatusCache:
             entry.valid_until = float("-inf")
 
     def _unindex(self, key: AccountKey) -> None:
-        keys = self._keys_by_user.get((key.app_id, key.user_id))
+        self._unindex_user(key, key.subject)
+        if key in self._linked_users:
+            self._unindex_user(key, self._linked_users.pop(key))
+
+    def _unindex_user(self, key: AccountKey, user_id: str) -> None:
+        keys = self._keys_by_user.get((key.app_id, user_id))
         if keys is not None:
             keys.discard(key)
             if not keys:
-                del self._keys_by_user[key.app_id, key.user_id]
+                del self._keys_by_user[key.app_id, user_id]
+
+    def _index_linked(self, key: AccountKey, user_id: str) -> None:
+        before = self._linked_users.pop(key, None)
+        if before is not None and before != user_id:
+            self._unindex_user(key, before)
+        if user_id not in ("", key.subject):
+            self._linked_users[key] = user_id
+            self._keys_by_user[key.app_id, user_id].add(key)
 
     async def _read(self, read: _Read) -> CachedStatus:
         key = read.key
@@ -145,13 +165,17 @@ class AccountStatusCache:
         try:
             for _ in range(_MAX_READS):
                 began_at, pending.stale = self._clock.monotonic(), False
+                number = self._invalidated.number
                 status = await self._batcher.submit(read)
-                if not pending.stale:
+                linked = status.user_id != key.subject
+                if not pending.stale and not (linked and self._invalidated.since(number, key.app_id, status.user_id)):
                     return self._put(key, status, began_at)
             status = await self._batcher.submit(read)
             return CachedStatus(status, float("-inf"))
         finally:
             del self._pending[key]
+            if not self._pending:
+                self._invalidated.forget()
             if key not in self._entries:
                 self._unindex(key)
 
@@ -159,6 +183,8 @@ class AccountStatusCache:
         negative = not status.exists or status.blocked or (bool(key.session_id) and not status.session_active)
         seconds = (self._negative_cache_s if negative else CACHE_S) * self._uniform(1 - JITTER, 1)
         self._expire(key)
+        if key.issuer:
+            self._index_linked(key, status.user_id)
         entry = self._entries[key] = CachedStatus(status, read_at + seconds)
         self._entries.move_to_end(key)
         self._remove_oldest()
@@ -180,9 +206,9 @@ class AccountStatusCache:
         async with self._database.connection() as conn:
             statuses = await users.read_statuses(conn, keys)
             pairs = zip(reads, statuses, strict=True)
-            unknown = [read.key for read, status in pairs if read.accept_unknown and not status.exists]
+            found = [(read.key, status) for read, status in pairs if read.accept_unknown and not status.exists]
+            unknown = await insert_unknown(conn, found) if found else []
             if unknown:
-                await users.insert_users(conn, [(key.app_id, key.user_id) for key in unknown])
                 # Read again: another process may have inserted the user first, and blocked it since.
                 again = dict(zip(unknown, await users.read_statuses(conn, unknown), strict=True))
                 statuses = [again.get(key, status) for key, status in zip(keys, statuses, strict=True)]
@@ -190,7 +216,14 @@ class AccountStatusCache:
 
 
 def _key(token: VerifiedToken) -> AccountKey:
-    return AccountKey(token.issuer.app_id, token.user_id, token.session_id if token.issuer.own_sessions else "")
+    issuer = token.issuer
+    return AccountKey(
+        issuer.app_id,
+        token.subject,
+        token.session_id if issuer.own_sessions else "",
+        issuer.identity_issuer,
+        issuer.claims_ids,
+    )
 
 
 def _retrieve_error(task: asyncio.Task[CachedStatus]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncbeat_server.auth.store import sessions, users
+from syncbeat_server.auth.store import identities, sessions, users
 from syncbeat_server.storage.postgres.database import Connection
 
 
@@ -29,7 +29,11 @@ async def lock(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:
-    """Delete a user's sessions and revoke every token issued so far. Returns the number of sessions."""
+    """Delete a user's sessions and revoke every token issued so far. Returns the number of sessions.
+
+    Identities stay without their e-mail addresses, so that no other issuer's token brings the user back.
+    """
     await users.revoke_user(conn, app_id, user_id, "")
     await users.mark_deleted(conn, app_id, user_id)
+    await identities.forget_emails(conn, app_id, user_id)
     return await sessions.delete_sessions(conn, app_id, user_id)

@@ -32,8 +32,12 @@ class RefreshRateLimit:
         """
         _check(self._sessions.take((app_id, session_id)), "this session is refreshed too often")
 
+    def count_link(self, app_id: str, issuer: str, subject: str) -> None:
+        """Count a genuine token of a subject that is to be linked. Raises RateLimited as `count_refresh`."""
+        _check(self._sessions.take((app_id, issuer, subject)), "this subject is linked too often")
+
     def count_forged(self, address: str) -> None:
-        """Count a refresh token that we did not issue.
+        """Count a token that we did not issue.
 
         Raises:
             RateLimited: the address sent too many of them within the last minute.

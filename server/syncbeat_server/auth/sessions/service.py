@@ -13,7 +13,7 @@ import orjson
 
 from syncbeat_server.audit.model import AuditAction, user_subject
 from syncbeat_server.audit.record import record
-from syncbeat_server.auth.model import Revocation, Session, SessionTimes, SessionTokens
+from syncbeat_server.auth.model import KeyRow, Revocation, Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim
 from syncbeat_server.auth.sessions.rotation_and_reuse import Rotation, SessionRule, decide_rotation
@@ -89,6 +89,18 @@ class SessionService:
         """Sign with these keys from now on."""
         self._signing = signing
 
+    def signer_of(self, app_id: str) -> KeyRow:
+        """Return the key that signs tokens for an app.
+
+        Raises:
+            AccessDenied: the app is not configured any more.
+            NotConfigured: there are no keys to sign with.
+        """
+        signing = self._configured()
+        if app_id not in signing.access:  # it left the apps file while the call was checked
+            raise AccessDenied("this caller may not act for this app")
+        return signing.access[app_id]
+
     async def create(self, new: SessionRequest) -> SessionTokens:
         """Create a session for a user whom a service has signed in. A deleted user becomes known again.
 
@@ -99,9 +111,7 @@ class SessionService:
         """
         signing = self._configured()
         check_claims(new.claims)
-        if new.app_id not in signing.access:  # it left the apps file while the call was checked
-            raise AccessDenied("this caller may not act for this app")
-        if not is_user_id(signing.access[new.app_id].issuer, new.user_id):
+        if not is_user_id(self.signer_of(new.app_id).issuer, new.user_id):
             raise InvalidRequest(
                 FieldViolation("user_id", "not a user id as SYNCBEAT_JWT_SUBJECTS has them", FieldReason.MALFORMED)
             )

@@ -148,6 +148,13 @@ async def revoke_sessions(conn: Connection, app_id: str, user_id: str, reason: s
     return len(rows)
 
 
+async def has_sessions(conn: Connection, app_id: str, user_id: str) -> bool:
+    """Tell if a user has sessions, active or not yet deleted."""
+    return bool(
+        await conn.fetchval("SELECT EXISTS (SELECT FROM sessions WHERE app_id = $1 AND user_id = $2)", app_id, user_id)
+    )
+
+
 async def delete_sessions(conn: Connection, app_id: str, user_id: str) -> int:
     """Delete all sessions of a user. Returns how many there were."""
     rows = await conn.fetch(

@@ -18,21 +18,35 @@ class Revoked(NamedTuple):
 
 
 async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[AccountStatus]:
-    """Return the status of each key, in order."""
+    """Return the status of each key, in order.
+
+    A subject is the user whom an identity of its issuer names. Without one, it is the user of its own id, unless
+    that user is known by an identity of somebody else, or the issuer's subjects have to claim their ids first.
+    """
     rows = await conn.fetch(
         """SELECT u.user_id IS NOT NULL AS exists,
                   coalesce(u.disabled_at, u.deleted_at) IS NOT NULL AS blocked,
                   coalesce(u.generation, 0) AS generation, u.revoked_at,
                   s.session_id IS NOT NULL AND s.revoked_at IS NULL AND s.expires_at > syncbeat_now() AS session_active,
-                  coalesce(s.confirmed, 0) AS confirmed, coalesce(t.tier, '') AS tier
-           FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (app_id, user_id, session_id, i)
-           LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, k.user_id)
-           LEFT JOIN sessions s ON (s.app_id, s.session_id, s.user_id) = (k.app_id, k.session_id, k.user_id)
-           LEFT JOIN user_tiers t ON (t.app_id, t.user_id) = (k.app_id, k.user_id)
+                  coalesce(s.confirmed, 0) AS confirmed, coalesce(t.tier, '') AS tier,
+                  coalesce(w.user_id, '') AS user_id
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bool[]) WITH ORDINALITY
+                AS k (app_id, subject, session_id, issuer, claims_id, i)
+           LEFT JOIN user_identities a ON (a.app_id, a.issuer, a.subject) = (k.app_id, k.issuer, k.subject)
+           CROSS JOIN LATERAL (SELECT CASE
+               WHEN a.user_id IS NOT NULL THEN a.user_id
+               WHEN k.issuer = '' OR NOT k.claims_id AND NOT EXISTS (
+                   SELECT FROM user_identities o WHERE (o.app_id, o.user_id) = (k.app_id, k.subject)) THEN k.subject
+               END AS user_id OFFSET 0) w  -- computed once, and not in each join
+           LEFT JOIN users u ON (u.app_id, u.user_id) = (k.app_id, w.user_id)
+           LEFT JOIN sessions s ON (s.app_id, s.session_id, s.user_id) = (k.app_id, k.session_id, w.user_id)
+           LEFT JOIN user_tiers t ON (t.app_id, t.user_id) = (k.app_id, w.user_id)
            ORDER BY k.i""",
         [key.app_id for key in keys],
-        [key.user_id for key in keys],
+        [key.subject for key in keys],
         [key.session_id for key in keys],
+        [key.issuer for key in keys],
+        [key.claims_id for key in keys],
     )
     return [AccountStatus(*row.values()) for row in rows]
 

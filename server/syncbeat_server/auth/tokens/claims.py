@@ -134,18 +134,24 @@ def _no_access_token(detail: str) -> TokenInvalid:
     return TokenInvalid("this is no access token", TokenFault.TYPE, detail)
 
 
-def claimed_tier(claim: str, claims: Mapping[str, Any]) -> str:
-    """Return the tier that a token names in `claim`; empty if it names none, or nothing that could be a tier's name.
+def claim_at(claim: str, claims: Mapping[str, Any]) -> object:
+    """Return a claim's value by its name, or by a path of the names of nested objects (`app_metadata.plan`).
 
-    A claim of exactly that name goes before a path of the names of nested objects, since names of claims hold dots too.
+    A claim of exactly that name goes first, since names of claims hold dots too. None if there is none.
     """
-    if not claim:
-        return ""
     value = claims.get(claim)
     if value is None and "." in claim:
         value = claims
         for name in claim.split("."):
             value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def claimed_tier(claim: str, claims: Mapping[str, Any]) -> str:
+    """Return the tier that a token names in `claim`; empty if it names none, or nothing that could be a tier's name."""
+    if not claim:
+        return ""
+    value = claim_at(claim, claims)
     return value if isinstance(value, str) and len(value) <= _LONGEST_TIER else ""
 
 

@@ -22,6 +22,7 @@ from syncbeat_server.auth.tokens.claims import (
     check_role,
     check_times,
     check_token_type,
+    claim_at,
     claimed_tier,
 )
 from syncbeat_server.auth.tokens.keys import ALGORITHMS, canonical_algorithm
@@ -172,14 +173,18 @@ def _decode_segment(segment: str) -> bytes:
 
 
 def _check_identity(issuer: Issuer, claims: Mapping[str, Any], now: datetime) -> VerifiedToken:
-    subject = claims.get("sub")
-    if "sub" not in claims:
-        raise TokenInvalid("the access token has no usable subject", TokenFault.CLAIM_MISSING, "it has no sub")
+    name = issuer.user_id_claim
+    subject = claims.get(name)
+    if name not in claims:
+        subject = claim_at(name, claims)
+        if subject is None:
+            raise TokenInvalid("the access token has no usable subject", TokenFault.CLAIM_MISSING, f"it has no {name}")
     if not isinstance(subject, str) or not is_user_id(issuer, subject):
         wanted = (
             "a UUID (SYNCBEAT_JWT_SUBJECTS=any lets in others)" if issuer.uuid_subjects else "1 to 128 printable bytes"
         )
-        raise TokenInvalid("the access token has no usable subject", TokenFault.SUBJECT, f"`sub` is to be {wanted}")
+        detail = f"`{name}` is to be {wanted}"
+        raise TokenInvalid("the access token has no usable subject", TokenFault.SUBJECT, detail)
     session_id = claims.get(SESSION_ID, "")
     if SESSION_ID in claims and not (isinstance(session_id, str) and _is_id(session_id)):
         detail = "`session_id` is to be 1 to 128 printable bytes"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from syncbeat_server.cli.audit_log.times import utc_time
 from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.errors import ConfigurationError
 
@@ -32,19 +33,11 @@ def add_audit(commands: Any) -> None:
     listing.add_argument("--actor", default="", help="those of an actor, as service:NAME, user:ID, operator:LOGIN@HOST")
     listing.add_argument("--action", default="", type=str.upper, help="those of an action, as USER_DELETED")
     listing.add_argument("--subject", default="", help="those about a subject, as user:ID or app:NAME")
-    listing.add_argument("--since", type=_time, metavar="TIME", help="those of this time (ISO 8601, UTC) and later")
-    listing.add_argument("--until", type=_time, metavar="TIME", help="those before this time")
+    listing.add_argument("--since", type=utc_time, metavar="TIME", help="those of this time (ISO 8601, UTC) and later")
+    listing.add_argument("--until", type=utc_time, metavar="TIME", help="those before this time")
     listing.add_argument("--limit", type=_limit, default=50, help="the most entries (default: %(default)s)")
     listing.add_argument("--json", action="store_true", help="a JSON object a line")
     listing.set_defaults(run=_list_entries)
-
-
-def _time(text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("want a time by ISO 8601, as 2026-01-31 or 2026-01-31T12:00:00Z") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 def _limit(text: str) -> int:

@@ -24,6 +24,18 @@ async def add_members(conn: Connection, app_id: str, scope: str, members: Sequen
     return [row["user_id"] for row in rows if row["joined"]]
 
 
+async def present_members(conn: Connection, app_id: str, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of the (scope, user) that are memberships."""
+    rows = await conn.fetch(
+        """SELECT scope, user_id FROM scope_members
+           JOIN unnest($2::text[], $3::text[]) AS k (scope, user_id) USING (scope, user_id) WHERE app_id = $1""",
+        app_id,
+        [scope for scope, _ in keys],
+        [user_id for _, user_id in keys],
+    )
+    return {(row["scope"], row["user_id"]) for row in rows}
+
+
 async def count_members(conn: Connection, app_id: str, scope: str) -> int:
     """Count the members of a scope."""
     return int(

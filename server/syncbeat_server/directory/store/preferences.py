@@ -8,7 +8,6 @@ from syncbeat_server.storage.postgres.database import Connection, Row
 
 async def set_preferences(conn: Connection, app_id: str, user_id: str, wanted: Preferences) -> Preferences:
     """Replace a user's preferences."""
-    quiet = wanted.quiet_hours
     row = await conn.fetchrow(
         """INSERT INTO preferences (app_id, user_id, quiet_start, quiet_end, quiet_zone, max_per_day, muted_types,
                                     updated_at)
@@ -18,6 +17,34 @@ async def set_preferences(conn: Connection, app_id: str, user_id: str, wanted: P
                max_per_day = excluded.max_per_day, muted_types = excluded.muted_types,
                updated_at = excluded.updated_at
            RETURNING *""",
+        *_columns(app_id, user_id, wanted),
+    )
+    if row is None:
+        raise AssertionError("an upsert returns its row")
+    return _preferences(row)
+
+
+async def add_preferences(conn: Connection, app_id: str, user_id: str, wanted: Preferences) -> bool:
+    """Insert the preferences of a user who has set none; return False if there are some."""
+    row = await conn.fetchrow(
+        """INSERT INTO preferences (app_id, user_id, quiet_start, quiet_end, quiet_zone, max_per_day, muted_types,
+                                    updated_at)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, syncbeat_now())
+           ON CONFLICT (app_id, user_id) DO NOTHING RETURNING 1 AS added""",
+        *_columns(app_id, user_id, wanted),
+    )
+    return row is not None
+
+
+async def find_preferences(conn: Connection, app_id: str, user_id: str) -> Preferences | None:
+    """Return a user's preferences; None if none were set."""
+    row = await conn.fetchrow("SELECT * FROM preferences WHERE app_id = $1 AND user_id = $2", app_id, user_id)
+    return None if row is None else _preferences(row)
+
+
+def _columns(app_id: str, user_id: str, wanted: Preferences) -> tuple[object, ...]:
+    quiet = wanted.quiet_hours
+    return (
         app_id,
         user_id,
         None if quiet is None else quiet.start_minute,
@@ -26,15 +53,6 @@ async def set_preferences(conn: Connection, app_id: str, user_id: str, wanted: P
         wanted.max_per_day,
         list(wanted.muted_types),
     )
-    if row is None:
-        raise AssertionError("an upsert returns its row")
-    return _preferences(row)
-
-
-async def find_preferences(conn: Connection, app_id: str, user_id: str) -> Preferences | None:
-    """Return a user's preferences; None if none were set."""
-    row = await conn.fetchrow("SELECT * FROM preferences WHERE app_id = $1 AND user_id = $2", app_id, user_id)
-    return None if row is None else _preferences(row)
 
 
 def _preferences(row: Row) -> Preferences:

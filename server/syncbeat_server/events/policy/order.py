@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from syncbeat_server.defaults import MOST_AHEAD_S
+from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
+from syncbeat_server.sync.model import NewChange
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 """The earliest time of an event. No source tells of an earlier one: such a time was not set (Go's zero time is in the
@@ -33,6 +36,21 @@ def time_fault(occurred_at: datetime, now: datetime) -> str | None:
     if occurred_at > now + timedelta(seconds=MOST_AHEAD_S):
         return f"more than {MOST_AHEAD_S:g} s ahead of the service's clock"
     return None
+
+
+def check_source_times(changes: Sequence[NewChange], path: str, now: datetime) -> None:
+    """Check that no change is from a time that `time_fault` refuses; `path` is the field of the changes.
+
+    Raises:
+        InvalidRequest: with each of those that are.
+    """
+    faults = [
+        FieldViolation(f"{path}[{index}].source_time", fault, FieldReason.OUT_OF_RANGE)
+        for index, change in enumerate(changes)
+        if change.source_time is not None and (fault := time_fault(change.source_time, now))
+    ]
+    if faults:
+        raise InvalidRequest(*faults)
 
 
 def arrival_time(now: datetime, head: OrderHead | None) -> datetime:

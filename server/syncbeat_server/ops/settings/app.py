@@ -13,6 +13,7 @@ from syncbeat_server.defaults import (
     POLL_FLOOR_S,
     TARGET_STALENESS_S,
     SchedulingPolicy,
+    UnlinkedSubjects,
 )
 from syncbeat_server.ops.settings.event_sources import SourceSelection
 from syncbeat_server.ops.settings.issuer import IssuerSettings
@@ -115,6 +116,12 @@ class AppSettings(IssuerSettings, TierSelection, SourceSelection):
     def faults(self) -> Iterator[str]:
         """Yield the faults of targets and of the push provider, beside those of the issuer."""
         yield from super().faults()
+        first = UnlinkedSubjects.OWN if self.unlinked_subjects is None else self.unlinked_subjects
+        if [first, *(one.unlinked_subjects for one in self.issuers)].count(UnlinkedSubjects.OWN) > 1:
+            yield (
+                "UNLINKED_SUBJECTS: of several issuers one at most may be own, which the first is unless set: "
+                "two would both be the user of an id that neither is linked to"
+            )
         yield from self._target_faults()
         yield from faults_of(check_base_url, "FCM_BASE_URL", self.fcm_base_url)
         if self.webhook_url:

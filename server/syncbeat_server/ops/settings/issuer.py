@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from syncbeat_server.defaults import JWT_LEEWAY_S
+from syncbeat_server.defaults import JWT_LEEWAY_S, UnlinkedSubjects
 from syncbeat_server.ops.settings.types import (
     CheckedTogether,
     Names,
@@ -21,6 +21,8 @@ from syncbeat_server.ops.settings.types import (
 )
 
 DEFAULT_ISSUER = "syncbeat"
+WRITABLE_CLAIM = "user_metadata"
+"""A claim that users of Supabase write themselves: nothing that grants anything is read from it."""
 
 
 class SubjectFormat(StrEnum):
@@ -51,7 +53,9 @@ class IssuerSettings(CheckedTogether):
     jwt_secrets: Secrets = Field(
         default={}, description="HS256 secrets of 32 bytes or more that access tokens are signed with: kid=secret,..."
     )
-    jwt_issuer: str = Field(default=DEFAULT_ISSUER, min_length=1, description="The `iss` claim of its tokens.")
+    jwt_issuer: str = Field(
+        default=DEFAULT_ISSUER, min_length=1, max_length=512, description="The `iss` claim of its tokens."
+    )
     jwt_audience: OrderedNames = Field(
         default=(), description="The `aud` claims accepted, separated by commas. Empty: those of the profile."
     )
@@ -88,9 +92,36 @@ class IssuerSettings(CheckedTogether):
         description="The treatment of a valid token of a user not seen before.",
     )
 
+    user_id_claim: str = Field(
+        default="sub",
+        min_length=1,
+        max_length=128,
+        description="The claim that is the user's id, or a path to it, such as app_metadata.uid.",
+    )
+    unlinked_subjects: OptionalText[UnlinkedSubjects] = Field(
+        default=None,
+        description="Who a subject is that no identity links to a user: own, the user of that id; new, a new user, "
+        "and nobody if that id is taken; shared, the user of that id, whatever identities say. Empty: own for an app's "
+        "first issuer, new for the others.",
+    )
+    email_joins: Names = Field(
+        default=frozenset(),
+        description="The issuers, separated by commas, whose imported users this issuer's users may join by an e-mail "
+        "address that both have verified. Empty: none.",
+    )
+
     def faults(self) -> Iterator[str]:
         """Yield the faults of keys and their address."""
         yield from faults_of(check_secrets, "JWT_SECRETS", self.jwt_secrets)
         if self.jwks_url:
             yield from faults_of(check_base_url, "JWKS_URL", self.jwks_url)
+        path = self.user_id_claim.split(".")
+        if path[0] == WRITABLE_CLAIM:
+            yield "USER_ID_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.uid"
+        if not all(path):
+            yield "USER_ID_CLAIM: want names of claims, each inside the one before, joined by single dots"
+        if self.jwt_issuer in self.email_joins:
+            yield "EMAIL_JOINS: an issuer does not join its own users"
+        if self.email_joins and self.unlinked_subjects is UnlinkedSubjects.SHARED:
+            yield "EMAIL_JOINS: needs UNLINKED_SUBJECTS=own or new: shared subjects are linked to nobody"
         yield from super().faults()

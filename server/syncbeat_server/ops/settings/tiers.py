@@ -10,10 +10,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from syncbeat_server.defaults import SERVICE_TIER
+from syncbeat_server.ops.settings.issuer import WRITABLE_CLAIM
 from syncbeat_server.ops.settings.types import NAME, CheckedTogether
 
 MAX_TIERS = 100
-_WRITABLE_CLAIM = "user_metadata"  # Supabase lets users write it themselves
 _QUOTA_SUBJECTS = ("app", "principal")
 _MAX_CLAIM = 128
 _LEAST_RATE = 1e-6  # so that intervals between two calls stay within what clocks count exactly
@@ -111,7 +111,7 @@ class TierSelection(CheckedTogether):
         if self.default_tier and self.default_tier not in known:
             tables = "none, [apps.NAME.tiers.TIER] tables of the apps file"
             yield f"DEFAULT_TIER: no such tier; the tiers of the app's users are: {', '.join(known) or tables}"
-        if self.tier_claim.partition(".")[0] == _WRITABLE_CLAIM:
+        if self.tier_claim.partition(".")[0] == WRITABLE_CLAIM:
             yield "TIER_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.plan"
         if self.tier_claim and not all(self.tier_claim.split(".")):
             yield "TIER_CLAIM: want names of claims, each inside the one before, joined by single dots"

@@ -11,7 +11,7 @@ import orjson
 from syncbeat.v1 import ops_service_pb2 as pb
 from syncbeat_server.audit.model import AuditAction, AuditEntry, AuditFilter, EntryPlace
 from syncbeat_server.errors import FieldReason, FieldViolation, InvalidRequest
-from syncbeat_server.rpc.convert.fields import enum_member, timestamp
+from syncbeat_server.rpc.convert.fields import enum_member, moment, timestamp
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PREFIX = "AUDIT_ACTION_"
@@ -79,8 +79,7 @@ def _entry_message(entry: AuditEntry) -> pb.AuditEntry:
 def _time(request: pb.ListAuditEntriesRequest, field: str) -> datetime | None:
     if not request.HasField(field):  # type: ignore[arg-type]  # the stub wants a literal
         return None
-    given = getattr(request, field)
-    return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1_000)
+    return moment(getattr(request, field))
 
 
 def _micros(time: datetime | None) -> str:

@@ -23,7 +23,7 @@ from syncbeat_server.events.model import (
 from syncbeat_server.events.policy.order import time_fault
 from syncbeat_server.push.content.templates import Template
 from syncbeat_server.rpc.convert.effects import effects
-from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, timestamp
+from syncbeat_server.rpc.convert.fields import content_hash, cursor_message, enum_member, moment, timestamp
 from syncbeat_server.rpc.pipeline.call_context import Call
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,10 +37,7 @@ def incoming_event(request: pb.IngestEventRequest, call: Call, templates: Mappin
     """
     app_id = call.app(request.app_id)
     wanted = effects(request.effects, templates)
-    occurred_at = None
-    if request.HasField("occurred_time"):
-        given = request.occurred_time
-        occurred_at = _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1_000)
+    occurred_at = moment(request.occurred_time) if request.HasField("occurred_time") else None
     request.app_id = app_id  # so that it makes no difference to a repetition if the app is named
     return IncomingEvent(
         app_id=app_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from syncbeat_server.rpc.fastpath.time_fields import set_duration, set_timestamp
 from syncbeat_server.sync.model import Cursor
 
 E = TypeVar("E", bound=Enum)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
@@ -27,6 +28,11 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     made = Timestamp()
     set_timestamp(made, moment)
     return made
+
+
+def moment(given: Timestamp) -> datetime:
+    """Return the moment of a checked message, to the microsecond."""
+    return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:

@@ -16,6 +16,7 @@ from syncbeat_server.rpc.convert.fields import (
     cursor,
     cursor_message,
     enum_member,
+    moment,
     seconds,
     timestamp,
 )
@@ -32,10 +33,17 @@ from syncbeat_server.sync.model import (
     NewChange,
     Poll,
     Priority,
+    WriteOutcome,
 )
 
 _SILENT_WINDOW_S, _ALERT_WINDOW_S = 30.0, 300.0
 _MIN_USER_WINDOW_S = 10.0
+_OUTCOMES = {
+    None: pb.PUBLISH_OUTCOME_UNSPECIFIED,
+    WriteOutcome.WRITTEN: pb.PUBLISH_OUTCOME_WRITTEN,
+    WriteOutcome.SUPERSEDED: pb.PUBLISH_OUTCOME_SUPERSEDED,
+    WriteOutcome.UNCHANGED: pb.PUBLISH_OUTCOME_UNCHANGED,
+}
 MAX_PUBLISH_BYTES = 1 << 20
 """The largest request, and the most effects of an event, in octets."""
 
@@ -99,6 +107,7 @@ def change_message(change: Change) -> pb.Change:
         deleted=change.deleted,
         sequence=change.sequence,
         change_time=timestamp(change.changed_at),
+        source_time=timestamp(change.source_time),
     )
 
 
@@ -124,12 +133,13 @@ def publish(request: pb.PublishChangesRequest, call: Call, templates: Mapping[st
 
 
 def published(request: pb.PublishChangesRequest, answer: Published) -> pb.PublishChangesResponse:
-    """Return the answer to PublishChanges: the new heads, and the sequence of each change in the request's order."""
+    """Return the answer to PublishChanges: the new heads, and what became of each change in the request's order."""
+    outcomes = answer.outcomes or (None,) * len(answer.sequences)
     return pb.PublishChangesResponse(
         heads=map(cursor_message, answer.heads),
         results=[
-            pb.PublishResult(scope=change.scope, key=change.key, sequence=sequence)
-            for change, sequence in zip(request.changes, answer.sequences, strict=True)
+            pb.PublishResult(scope=change.scope, key=change.key, sequence=sequence, outcome=_OUTCOMES[outcome])
+            for change, sequence, outcome in zip(request.changes, answer.sequences, outcomes, strict=True)
         ],
         notification_id=answer.notification_id,
         replayed=answer.replayed,
@@ -154,7 +164,8 @@ def new_changes(given: Iterable[core_pb2.NewChange], path: str, faults: list[Fie
             fault = "want either a merge patch or `deleted`, and not both"
             faults.append(FieldViolation(f"{path}[{index}].merge_patch_json", fault, FieldReason.CONFLICT))
         expected = one.expected_sequence if one.HasField("expected_sequence") else None
-        changes.append(NewChange(one.scope, one.key, one.merge_patch_json, one.deleted, expected))
+        source_time = moment(one.source_time) if one.HasField("source_time") else None
+        changes.append(NewChange(one.scope, one.key, one.merge_patch_json, one.deleted, expected, source_time))
     return tuple(changes)
 
 

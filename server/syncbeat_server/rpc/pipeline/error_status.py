@@ -55,6 +55,7 @@ STATUS: dict[Reason, grpc.StatusCode] = {
     Reason.DEPENDENCY_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.MIGRATION_NEEDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.NOT_CONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.IDENTITY_CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from google.protobuf.message import Message
 
 from syncbeat.v1 import auth_service_pb2 as pb
@@ -9,17 +11,21 @@ from syncbeat_server.auth.accounts.cluster_token_cache import ClusterTokenCache
 from syncbeat_server.auth.model import PrincipalKind
 from syncbeat_server.auth.sessions.service import SessionService
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
+from syncbeat_server.events.identities.links import IdentityLinks
 from syncbeat_server.rpc.convert import auth as convert
-from syncbeat_server.rpc.convert.fields import timestamp
+from syncbeat_server.rpc.convert.fields import seconds, timestamp
 from syncbeat_server.rpc.convert.page_tokens import Page
 from syncbeat_server.rpc.pipeline.call_context import Call
+
+_LINK_TTL = timedelta(minutes=10)
 
 
 class AuthServicer:
     """Converts requests, calls the session service and the token caches, converts their results."""
 
-    def __init__(self, sessions: SessionService, caches: ClusterTokenCache) -> None:
+    def __init__(self, sessions: SessionService, links: IdentityLinks, caches: ClusterTokenCache) -> None:
         self._sessions = sessions
+        self._links = links
         self._caches = caches
 
     async def CreateSession(self, request: pb.CreateSessionRequest, call: Call) -> Message:
@@ -48,6 +54,18 @@ class AuthServicer:
         page = Page.of(request, call, app_id, user_id)
         found = await self._sessions.list_sessions(app_id, user_id, page.after, page.limit, by_user=call.is_user)
         return convert.session_list(*page.split(found, lambda session: session.session_id))
+
+    async def CreateLinkToken(self, request: pb.CreateLinkTokenRequest, call: Call) -> Message:
+        """Make a token by which a subject of another issuer may become a user."""
+        ttl = timedelta(seconds=seconds(request.ttl)) if request.HasField("ttl") else _LINK_TTL
+        app_id = call.app(request.app_id)
+        token, expires_at = await self._links.create_token(app_id, request.user_id, request.issuer, ttl)
+        return pb.CreateLinkTokenResponse(link_token=token, expire_time=timestamp(expires_at))
+
+    async def LinkIdentity(self, request: pb.LinkIdentityRequest, call: Call) -> Message:
+        """Make the subject of an access token another name of a user."""
+        linked = await self._links.link(request.access_token, request.link_token, call.address)
+        return pb.LinkIdentityResponse(user_id=linked.user_id, already_linked=linked.already)
 
     async def InvalidateTokenCache(self, request: pb.InvalidateTokenCacheRequest, call: Call) -> Message:
         """Drop checked tokens from the caches of all processes: a user's, a session's, or all of an app."""

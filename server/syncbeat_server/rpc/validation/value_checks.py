@@ -12,7 +12,7 @@ from google.protobuf.descriptor import EnumDescriptor
 
 from syncbeat_server.errors import ConfigurationError, FieldReason, FieldViolation
 from syncbeat_server.rpc.contract.field_rules import FieldRules
-from syncbeat_server.rpc.validation.json_limits import document_fault, reason_of
+from syncbeat_server.sync.content.json_limits import document_fault, reason_of
 
 Fault = FieldViolation
 ValueCheck = Callable[[Any], Fault | None]

@@ -220,18 +220,22 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, owner: RowOwner | None = None, *, lock_s: float | None = None
+        self,
+        owner: RowOwner | None = None,
+        *,
+        lock_s: float | None = None,
+        begin: BeginStatements | None = None,
     ) -> AsyncIterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back when it raises.
 
         With `owner` it runs under the role that sees only that user's rows; `leave_user_role` ends that. The server
         ends each statement before the deadline of the call. `lock_s`: the most seconds of waiting for a lock;
-        None: those of the pool's timings.
+        None: those of the pool's timings. `begin`: other statements to begin with than the pool's, as of a snapshot.
         """
         with self._watched():
             async with self._acquired() as conn:
                 left_s = time_left_s()
-                begin = self._begins.within(left_s)
+                begin = begin or self._begins.within(left_s)
                 if begin is None:
                     raise DeadlineExceeded("no time left to do this")
                 if lock_s is not None:

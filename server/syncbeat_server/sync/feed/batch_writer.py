@@ -51,31 +51,38 @@ async def append_once(
         raise ScopeMissingError
     claimed = await idempotency.claimed_requests(conn, requests, count)
     fresh = claimed.fresh
-    plan = await plan_appends(conn, [calls[i] for i in fresh], locked, prior)
+    plan = await plan_appends(conn, [calls[i] for i in fresh], locked, prior, offload)
     results = {
         i: result if isinstance(result, SyncbeatError) else describe(i, result)
         for i, result in zip(fresh, plan.results, strict=True)
     }
-    if plan.moved:
-        await _write(conn, plan, claimed.succeeded(results), offload)
+    answers = claimed.succeeded(results)
+    if plan.moved or answers:
+        await _write(conn, plan, answers, offload)
     await idempotency.release(conn, claimed.failed(results))
     await _drop_unused(conn, plan.unused)
     return claimed.answers(results)
 
 
 async def lock_and_plan(
-    conn: Connection, calls: Sequence[Append], prior: Callable[[str], Prior], *, create_scopes: bool
+    conn: Connection,
+    calls: Sequence[Append],
+    prior: Callable[[str], Prior],
+    *,
+    create_scopes: bool,
+    offload: RunInWorker = run_inline,
 ) -> AppendPlan:
     """Lock the scopes of calls, and plan their changes; `write_plan` makes it so.
 
     Raises:
         ScopeMissingError: a scope is not there; begin again with `create_scopes`.
+        InvalidRequest, Overloaded, DependencyDown: as `append`, of changes with a source time.
     """
     wanted = {(call.app_id, change.scope) for call in calls for change in call.changes}
     locked = await scopes.lock_scopes(conn, list(wanted), create=create_scopes) if wanted else {}
     if len(locked) < len(wanted):
         raise ScopeMissingError
-    return await plan_appends(conn, calls, locked, prior)
+    return await plan_appends(conn, calls, locked, prior, offload)
 
 
 async def write_plan(conn: Connection, plan: AppendPlan, beside: Beside, offload: RunInWorker) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from syncbeat_server.sync.model import NewChange, ScopeKey
@@ -9,13 +10,18 @@ from syncbeat_server.sync.store.change_writes import ChangeKey
 
 
 class PlannedWrite(NamedTuple):
-    """Collects the patches of one key in order, None for a deletion, and the sequences of their changes."""
+    """Collects the patches of one key in order, None for a deletion, and the sequences of their changes.
+
+    `replaces`: the patches are applied to nothing, whatever the key has. `source_time` is that of the last change.
+    """
 
     app_id: str
     scope: str
     key: str
     patches: list[str | None]
     sequences: list[int]
+    replaces: bool = False
+    source_time: datetime | None = None
 
     @property
     def change_key(self) -> ChangeKey:
@@ -34,9 +40,15 @@ def plan_change(
     sequence = heads[app_id, change.scope] = heads[app_id, change.scope] + 1
     key = (app_id, change.scope, change.key)
     present[key] = sequence
+    patch = None if change.deleted else change.merge_patch_json
+    if change.source_time is not None:
+        planned[key] = PlannedWrite(*key, [patch], [sequence], replaces=True, source_time=change.source_time)
+        return sequence
     plan = planned.get(key)
     if plan is None:
         plan = planned[key] = PlannedWrite(*key, [], [])
-    plan.patches.append(None if change.deleted else change.merge_patch_json)
+    elif plan.source_time is not None:
+        plan = planned[key] = plan._replace(source_time=None)
+    plan.patches.append(patch)
     plan.sequences.append(sequence)
     return sequence

@@ -29,6 +29,8 @@ _MAX_DATABASE_OBJECTS = 1_000
 # merged in Python; a few levels are not worth another statement.
 _FREE_SCANS = 4
 _MAX_SCANNED_OCTETS = 262_144
+_NULL = "null"
+"""A patch without this text removes no member."""
 
 
 async def write_values(conn: Connection, planned: Sequence[PlannedWrite], offload: RunInWorker) -> None:
@@ -66,21 +68,50 @@ async def merged_writes(conn: Connection, planned: Sequence[PlannedWrite], offlo
         InvalidRequest: a patch or value cannot be read or written as JSON.
         Overloaded, DependencyDown: `offload` failed.
     """
-    costly = await _costly_in_database(conn, planned)
-    rest = [plan for plan in planned if plan.change_key not in costly]
+    merging = [plan for plan in planned if not _is_whole(plan)]
+    costly = await _costly_in_database(conn, merging)
+    rest = [plan for plan in merging if plan.change_key not in costly]
     several = [plan.patches for plan in rest if len(plan.patches) > 1]
     try:
         is_large = sum(len(patch or "") for patches in several for patch in patches) > _MAX_INLINE_BYTES
-        composed = await (offload if is_large else run_inline)(compose_each, [plan.patches for plan in rest])
+        patches = [[None, *plan.patches] if plan.replaces else plan.patches for plan in rest]
+        composed = await (offload if is_large else run_inline)(compose_each, patches)
         writes = [
-            Write(*plan.change_key, plan.sequences[-1], reset, patch, flat=reset is None and _is_flat(patch))
+            _write(plan, reset, patch, flat=reset is None and _is_flat(patch))
             for plan, (reset, patch) in zip(rest, composed, strict=True)
         ]
         merged = [await _merge_in_python(conn, plan, offload) for plan in costly.values()]
     except ValueError as error:
         raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
     by_key = {write.change_key: write for write in [*merged, *writes]}
-    return [by_key[plan.change_key] for plan in planned]
+    return [by_key.get(plan.change_key) or _write(plan, None, plan.patches[0], whole=True) for plan in planned]
+
+
+def _is_whole(plan: PlannedWrite) -> bool:
+    # A patch that removes nothing, applied to nothing, is the value. May say no of one that is.
+    return plan.replaces and len(plan.patches) == 1 and _NULL not in (plan.patches[0] or _NULL)
+
+
+def _write(
+    plan: PlannedWrite, reset: str | None, patch: str | None, *, whole: bool = False, flat: bool = False
+) -> Write:
+    return Write(*plan.change_key, plan.sequences[-1], reset, patch, whole, flat, plan.source_time)
+
+
+async def whole_value(patch: str, offload: RunInWorker) -> str:
+    """Return what a patch comes to that is applied to nothing.
+
+    Raises:
+        InvalidRequest: it cannot be read or written as JSON.
+        Overloaded, DependencyDown: `offload` failed.
+    """
+    if _NULL not in patch:
+        return patch
+    try:
+        value = await (offload if len(patch) > _MAX_INLINE_BYTES else run_inline)(apply, None, [patch])
+    except ValueError as error:
+        raise InvalidRequest(FieldViolation("changes", _UNSTORABLE, FieldReason.OUT_OF_RANGE)) from error
+    return str(value)
 
 
 async def _costly_in_database(conn: Connection, planned: Sequence[PlannedWrite]) -> dict[ChangeKey, PlannedWrite]:
@@ -105,6 +136,8 @@ def _count_objects(plan: PlannedWrite) -> int:
 
 
 async def _merge_in_python(conn: Connection, plan: PlannedWrite, offload: RunInWorker) -> Write:
-    value = await change_writes.value_of(conn, *plan.change_key)  # one at a time: a call may have a thousand
+    value = None
+    if not plan.replaces:
+        value = await change_writes.value_of(conn, *plan.change_key)  # one at a time: a call may have a thousand
     merged = await offload(apply, value, plan.patches)
-    return Write(*plan.change_key, plan.sequences[-1], None, merged, whole=True)
+    return _write(plan, None, merged, whole=True)

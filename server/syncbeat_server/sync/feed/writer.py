@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import zip_longest
 
 from syncbeat_server.errors import AccessDenied, FieldViolation, InvalidRequest, SequenceMismatch, SyncbeatError
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.sync.feed.hot_keys import PlannedWrite, plan_change
+from syncbeat_server.sync.feed.source_order import NOT_WRITTEN, SourceOrder, read_source_order
 from syncbeat_server.sync.feed.value_merge import TOO_LARGE, merged_writes, write_values
-from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey, Signal
+from syncbeat_server.sync.model import Cursor, NewChange, ScopeKey, Signal, WriteOutcome
 from syncbeat_server.sync.policy import Prior, signal_after_change
 from syncbeat_server.sync.store import change_writes, scopes
 from syncbeat_server.sync.store.change_writes import ChangeKey
 
+_ALL_WRITTEN: tuple[WriteOutcome | None, ...] = ()
+
 
 @dataclass(frozen=True)
 class Append:
-    """Holds the changes of one call: all are written, or none. `triggered`: the call wakes devices too."""
+    """Holds the changes of one call: all are written, or none, but for those that their source times have superseded.
+
+    `triggered`: the call wakes devices too.
+    """
 
     app_id: str
     changes: tuple[NewChange, ...]
@@ -27,10 +35,21 @@ class Append:
 
 @dataclass(frozen=True)
 class AppendResult:
-    """Holds the sequence of each change, in order, and the new head of each scope."""
+    """Holds the sequence of each change, in order, and the new head of each scope.
+
+    Attributes:
+        moved: The heads of those scopes in which a change was written.
+        outcomes: What became of each change with a source time, None for one without; empty: none has one.
+    """
 
     sequences: tuple[int, ...]
     heads: tuple[Cursor, ...]
+    moved: tuple[Cursor, ...]
+    outcomes: tuple[WriteOutcome | None, ...] = ()
+
+
+NOTHING_APPENDED = AppendResult((), (), ())
+"""The result of a call without changes."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ async def append(
     """
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
     locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
-    plan = await plan_appends(conn, calls, locked, prior)
+    plan = await plan_appends(conn, calls, locked, prior, offload)
     if plan.moved:
         await write_values(conn, plan.writes, offload)
         if await scopes.advance_heads(conn, plan.moved) < len(plan.moved):
@@ -79,31 +98,49 @@ async def plan_appends(
     calls: Sequence[Append],
     locked: Mapping[ScopeKey, scopes.LockedScope],
     prior: Callable[[str], Prior],
+    offload: RunInWorker,
 ) -> AppendPlan:
-    """Allocate the sequences of calls whose scopes are locked; read the present sequences that they expect, if any."""
+    """Allocate the sequences of calls whose scopes are locked.
+
+    Reads what their keys have, of changes that expect a sequence or have a source time.
+
+    Raises:
+        InvalidRequest, Overloaded, DependencyDown: as `append`, of changes with a source time.
+    """
     present = await _sequences_of_expected_keys(conn, calls)
+    order = await _source_order(conn, calls, locked, offload)
+    if order is not None:
+        present |= order.sequences
     heads = {key: scope.head for key, scope in locked.items()}
     commits: dict[ScopeKey, scopes.Commits] = {}
     planned: dict[ChangeKey, PlannedWrite] = {}
     results: list[AppendResult | SyncbeatError] = []
-    for call in calls:
+    for number, call in enumerate(calls):
         error = _precondition_error(call, locked, present)
         if error is not None:
             results.append(error)
             continue
-        sequences = tuple(plan_change(call.app_id, change, heads, present, planned) for change in call.changes)
+        outcomes = _ALL_WRITTEN if order is None else order.place_call(number, call.app_id, call.changes)
+        sequences = tuple(
+            present[call.app_id, change.scope, change.key]
+            if outcome in NOT_WRITTEN
+            else plan_change(call.app_id, change, heads, present, planned)
+            for change, outcome in zip_longest(call.changes, outcomes)
+        )
         names = sorted({change.scope for change in call.changes})
-        for scope in names:
+        moved = names if not outcomes else _written_scopes(call, outcomes)
+        for scope in moved:
             made, triggered = commits.get((call.app_id, scope), (0, 0))
             commits[call.app_id, scope] = scopes.Commits(made + 1, triggered + call.triggered)
-        new_heads = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
-        results.append(AppendResult(sequences, new_heads))
-    moved = [
+        cursors = tuple(Cursor(s, locked[call.app_id, s].epoch, heads[call.app_id, s]) for s in names)
+        told = cursors if moved is names else tuple(cursor for cursor in cursors if cursor.scope in moved)
+        results.append(AppendResult(sequences, cursors, told, outcomes))
+    moves = [
         scopes.MovedScope(*key, heads[key], _updated_signal(locked[key], prior(key[0]), made.made), made)
         for key, made in sorted(commits.items())
     ]
     unused = [key for key, scope in locked.items() if scope.created and key not in commits]
-    return AppendPlan(results, list(planned.values()), moved, unused)
+    return AppendPlan(results, list(planned.values()), moves, unused)
 
 
 async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:
@@ -159,6 +196,23 @@ async def _sequences_of_expected_keys(conn: Connection, calls: Sequence[Append])
         if change.expected_sequence is not None
     }
     return await change_writes.key_sequences(conn, sorted(keys)) if keys else {}
+
+
+async def _source_order(
+    conn: Connection, calls: Sequence[Append], locked: Mapping[ScopeKey, scopes.LockedScope], offload: RunInWorker
+) -> SourceOrder | None:
+    if all(change.source_time is None for call in calls for change in call.changes):
+        return None
+    now = max((scope.now for scope in locked.values()), default=0.0)
+    changes = [(call.app_id, call.changes) for call in calls]
+    return await read_source_order(conn, changes, datetime.fromtimestamp(now, UTC), offload)
+
+
+def _written_scopes(call: Append, outcomes: Sequence[WriteOutcome | None]) -> list[str]:
+    written = {
+        change.scope for change, outcome in zip(call.changes, outcomes, strict=True) if outcome not in NOT_WRITTEN
+    }
+    return sorted(written)
 
 
 def _precondition_error(

@@ -31,4 +31,5 @@ async def change_of(row: Row, scope: str, epoch: str) -> Change:
         sequence=row["sequence"],
         changed_at=row["changed_at"],
         omitted_octets=octets if value is None and not row["deleted"] else 0,
+        source_time=row["source_time"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from syncbeat_server.defaults import VALUE_OCTETS
@@ -22,6 +23,30 @@ async def key_sequences(conn: Connection, keys: Sequence[ChangeKey]) -> dict[Cha
     return {(row["app_id"], row["scope"], row["key"]): row["sequence"] for row in rows}
 
 
+class Version(NamedTuple):
+    """Holds what a key has: its sequence, and when that was made."""
+
+    sequence: int
+    made_at: datetime
+
+
+class Candidate(NamedTuple):
+    """Describes a value that was made when another of its key was: JSON, or None for a deletion."""
+
+    app_id: str
+    scope: str
+    key: str
+    made_at: datetime
+    value: str | None
+
+
+class Ranks(NamedTuple):
+    """Holds ranks of values among those of their key and time. Equal ones are the same value; the greatest stays."""
+
+    stored: dict[ChangeKey, int]
+    candidates: list[int]
+
+
 class Write(NamedTuple):
     """Describes the write of one key: a merge with `patch` after that with `reset`, or a deletion without a patch.
 
@@ -37,6 +62,7 @@ class Write(NamedTuple):
     patch: str | None
     whole: bool = False
     flat: bool = False
+    source_time: datetime | None = None
 
     @property
     def change_key(self) -> ChangeKey:
@@ -44,8 +70,14 @@ class Write(NamedTuple):
         return self[:3]
 
 
-# $1 to $8 are the columns of `Write`.
-_MERGED = """SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
+_COLUMNS = 8  # of `Write`, which are $1 to $8; its source time is a parameter of its own
+
+
+def _merged_sql(source_times: int | None = None) -> str:
+    types, names = "", ""
+    if source_times is not None:
+        types, names = f", ${source_times}::timestamptz[]", ", source_time"
+    return f"""SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
                    WHEN k.whole THEN k.patch::jsonb
                    WHEN k.flat THEN CASE WHEN jsonb_typeof(old.value) = 'object' THEN old.value || k.patch::jsonb
                                          ELSE k.patch::jsonb END
@@ -53,26 +85,82 @@ _MERGED = """SELECT k.*, CASE WHEN k.patch IS NULL THEN NULL
                    ELSE syncbeat_merge_patch(syncbeat_merge_patch(old.value, k.reset::jsonb), k.patch::jsonb)
                    END AS value
            FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::bool[],
-                       $8::bool[])
-                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, whole, flat, i)
+                       $8::bool[]{types})
+                WITH ORDINALITY AS k (app_id, scope, key, sequence, reset, patch, whole, flat{names}, i)
            LEFT JOIN changes old USING (app_id, scope, key)"""
 
 
-WRITE = f"""INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at)
-    SELECT app_id, scope, key, value, patch IS NULL, sequence, syncbeat_now() FROM ({_MERGED}) AS merged
-    ORDER BY app_id, scope, key
-    ON CONFLICT (app_id, scope, key) DO UPDATE
-    SET value = excluded.value, deleted = excluded.deleted,
-        sequence = excluded.sequence, changed_at = excluded.changed_at, xid = excluded.xid"""
-"""The statement that writes keys into the feed, each once; its parameters are the `write_columns`.
+def write_sql(source_times: int | None = None) -> str:
+    """Return the statement that writes keys into the feed, each once; its parameters are the `write_columns`.
 
-The scopes are locked before it, so the old values that it reads are the newest.
-"""
+    `$source_times` is that of the `source_times`, where any of the writes has one. A write without one leaves none of
+    before. The scopes are locked before it, so the old values that it reads are the newest.
+    """
+    name = "" if source_times is None else ", source_time"
+    return f"""INSERT INTO changes AS c (app_id, scope, key, value, deleted, sequence, changed_at{name})
+        SELECT app_id, scope, key, value, patch IS NULL, sequence, syncbeat_now(){name}
+        FROM ({_merged_sql(source_times)}) AS merged
+        ORDER BY app_id, scope, key
+        ON CONFLICT (app_id, scope, key) DO UPDATE
+        SET value = excluded.value, deleted = excluded.deleted, sequence = excluded.sequence,
+            changed_at = excluded.changed_at, xid = excluded.xid, source_time = excluded.source_time"""
+
+
+_WRITE = write_sql()
+_WRITE_WITH_SOURCE_TIMES = write_sql(_COLUMNS + 1)
 
 
 async def write_changes(conn: Connection, writes: Sequence[Write]) -> None:
     """Write keys into the feed, each once, in one statement."""
-    await conn.execute(WRITE, *write_columns(writes))
+    times = source_times(writes)
+    await conn.execute(_WRITE_WITH_SOURCE_TIMES if times else _WRITE, *write_columns(writes), *times)
+
+
+async def versions(conn: Connection, keys: Sequence[ChangeKey]) -> dict[ChangeKey, Version]:
+    """Return what each (app, scope, key) has, value or tombstone: made at its source time, or when it was published."""
+    rows = await conn.fetch(
+        """SELECT app_id, scope, key, sequence, coalesce(source_time, changed_at) AS made_at FROM changes
+           JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, scope, key) USING (app_id, scope, key)""",
+        *([key[column] for key in keys] for column in range(3)),
+    )
+    return {(row["app_id"], row["scope"], row["key"]): Version(row["sequence"], row["made_at"]) for row in rows}
+
+
+# A deletion is the greatest, then the longer value, then the greater by bytes: so a stored value is read only where it
+# is as long as a candidate, and what is compared is bounded by the candidates.
+_RANK = """
+    WITH given AS MATERIALIZED (
+        SELECT app_id, scope, key, made_at, i, value IS NULL AS deleted, coalesce(value::jsonb::text, '') AS value
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
+             WITH ORDINALITY AS k (app_id, scope, key, made_at, value, i)),
+    tied AS (
+        SELECT app_id, scope, key, made_at, i, deleted, octet_length(value) AS octets, value FROM given
+        UNION ALL
+        SELECT c.app_id, c.scope, c.key, g.made_at, 0, c.deleted, c.octets,
+               CASE WHEN c.octets = ANY (g.octets) THEN c.value::text END
+        FROM (SELECT app_id, scope, key, made_at, array_agg(octet_length(value)) AS octets FROM given
+              GROUP BY app_id, scope, key, made_at) g
+        JOIN changes c USING (app_id, scope, key)
+        WHERE coalesce(c.source_time, c.changed_at) = g.made_at)
+    SELECT app_id, scope, key, i, dense_rank() OVER (
+        PARTITION BY app_id, scope, key, made_at
+        ORDER BY deleted, octets, coalesce(value, '') COLLATE "C") AS rank
+    FROM tied"""
+
+
+async def rank_ties(conn: Connection, candidates: Sequence[Candidate]) -> Ranks:
+    """Rank candidates, and what their keys have of the same time, by what the values are, on whichever path they came.
+
+    Raises:
+        StatementRejected: PostgreSQL cannot store a value.
+    """
+    found = Ranks({}, [0] * len(candidates))
+    for row in await conn.fetch(_RANK, *map(list, zip(*candidates, strict=True))):
+        if row["i"]:
+            found.candidates[row["i"] - 1] = row["rank"]
+        else:
+            found.stored[row["app_id"], row["scope"], row["key"]] = row["rank"]
+    return found
 
 
 async def value_of(conn: Connection, app_id: str, scope: str, key: str) -> str | None:
@@ -96,7 +184,7 @@ async def octets_of(conn: Connection, keys: Sequence[ChangeKey]) -> dict[ChangeK
 async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
     """Return the indexes of the writes whose value would exceed the largest size."""
     rows = await conn.fetch(
-        f"""SELECT i - 1 AS place FROM ({_MERGED}) AS merged
+        f"""SELECT i - 1 AS place FROM ({_merged_sql()}) AS merged
             WHERE greatest(octet_length(value::text), pg_column_size(value)) > {VALUE_OCTETS} ORDER BY 1""",
         *write_columns(writes),
     )
@@ -104,5 +192,13 @@ async def oversized(conn: Connection, writes: Sequence[Write]) -> list[int]:
 
 
 def write_columns(writes: Sequence[Write]) -> list[list[Any]]:
-    """Return the columns of `WRITE`."""
-    return [list(column) for column in zip(*writes, strict=True)]
+    """Return the columns of `write_sql` but the source times."""
+    if not writes:
+        return [[] for _ in range(_COLUMNS)]
+    return [list(column) for column in zip(*writes, strict=True)][:_COLUMNS]
+
+
+def source_times(writes: Sequence[Write]) -> list[list[datetime | None]]:
+    """Return the column of the source times alone, and none if no write has one."""
+    times = [write.source_time for write in writes]
+    return [times] if any(times) else []

@@ -46,8 +46,8 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
     # `pruned` is read in the snapshot of the changes, so that no pause, however long, comes between the two.
     # Sizes are summed before any value is read: values that are not sent are neither fetched nor printed.
     rows = await conn.fetch(
-        f"""SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, t.octets, t.followed,
-                  t.octets - $7 AS value_octets
+        f"""SELECT t.i, t.pruned, c.key, c.value, c.deleted, t.sequence, c.changed_at, c.source_time, t.octets,
+                  t.followed, t.octets - $7 AS value_octets
            FROM (
                SELECT k.i, k.app_id, k.scope, s.pruned, c.*,
                       sum(c.octets) OVER w <= $6 OR sum(c.octets) OVER w = c.octets AS fits
@@ -63,7 +63,7 @@ async def changes_between(conn: Connection, reads: Sequence[FeedRead], octets: i
                WINDOW w AS (ORDER BY k.i, c.sequence)) t
            LEFT JOIN LATERAL (
                SELECT c.key, CASE WHEN c.octets <= {MAX_READ_OCTETS} THEN c.value::text END AS value, c.deleted,
-                      c.changed_at
+                      c.changed_at, c.source_time
                FROM changes c
                WHERE c.app_id = t.app_id AND c.scope = t.scope AND c.sequence = t.sequence LIMIT 1) c ON true
            WHERE t.fits IS NOT FALSE

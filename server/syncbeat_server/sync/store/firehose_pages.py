@@ -110,7 +110,7 @@ _NEW_IN_ORDER = f"""
 _SIZED = f"""
     sized AS (
         SELECT c.scope, s.epoch, c.key, c.value, c.deleted, c.sequence, c.changed_at,
-               c.octets AS value_octets,
+               c.source_time, c.octets AS value_octets,
                row_number() OVER w AS n, sum(c.octets) OVER w AS octets
         FROM changes c JOIN scopes s ON (s.app_id, s.scope) = (c.app_id, c.scope)
         WHERE c.ctid = ANY (ARRAY(SELECT tuple FROM page))
@@ -120,7 +120,7 @@ _SIZED = f"""
         FROM place LEFT JOIN ends ON true)
     SELECT state.*, z.scope, z.epoch, z.key, z.value_octets,
            CASE WHEN z.value_octets <= {MAX_READ_OCTETS} THEN z.value::text END AS value,
-           z.deleted, z.sequence, z.changed_at
+           z.deleted, z.sequence, z.changed_at, z.source_time
     FROM state LEFT JOIN sized z ON z.n = 1 OR z.octets <= {MAX_OCTETS} ORDER BY z.n"""
 
 BY_TRANSACTION = f"WITH {_MOMENTS}, {_NEW_BY_TRANSACTION}, {_SIZED}"

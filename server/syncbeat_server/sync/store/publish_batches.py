@@ -13,7 +13,7 @@ from typing import Any
 from syncbeat_server.storage.idempotency import CLAIM, RequestKey, answer_columns, answer_sql, claim_columns
 from syncbeat_server.storage.postgres.database import Connection, Row
 from syncbeat_server.sync.model import ScopeKey
-from syncbeat_server.sync.store.change_writes import WRITE, Write, write_columns
+from syncbeat_server.sync.store.change_writes import Write, source_times, write_columns, write_sql
 from syncbeat_server.sync.store.scopes import (
     LockedScope,
     MovedScope,
@@ -35,8 +35,19 @@ _CLAIM_AND_LOCK = f"""WITH record AS ({CLAIM}), locked AS ({lock_sql(6, "FOR NO 
 
 FIRST_BESIDE = 21
 """The number of the first parameter of what another feature writes in the statement of a batch."""
-_WRITE = f"written AS ({WRITE}), advanced AS ({advance_sql(9)})"
-_WRITE_AND_ANSWER = f"WITH written AS ({WRITE}), answered AS ({answer_sql(21)}) {advance_sql(9)}"
+
+
+def _write_sql(source_times: int | None = None) -> str:
+    return f"written AS ({write_sql(source_times)}), advanced AS ({advance_sql(9)})"
+
+
+def _write_and_answer_sql(source_times: int | None = None) -> str:
+    return f"WITH written AS ({write_sql(source_times)}), answered AS ({answer_sql(21)}) {advance_sql(9)}"
+
+
+_WRITE = _write_sql()
+_WRITE_AND_ANSWER = _write_and_answer_sql()
+_WRITE_AND_ANSWER_WITH_SOURCE_TIMES = _write_and_answer_sql(26)
 
 
 async def claim_and_lock(
@@ -59,6 +70,8 @@ async def write_and_answer(
 ) -> int:
     """Write keys of locked scopes, their heads, and the answers of claimed requests; return the number of heads."""
     columns = (*write_columns(writes), *advance_columns(moved), *answer_columns(answers))
+    if times := source_times(writes):
+        return updated_rows(await conn.execute(_WRITE_AND_ANSWER_WITH_SOURCE_TIMES, *columns, *times))
     return updated_rows(await conn.execute(_WRITE_AND_ANSWER, *columns))
 
 
@@ -76,5 +89,7 @@ class Beside:
 async def write_beside(conn: Connection, writes: Sequence[Write], moved: Sequence[MovedScope], beside: Beside) -> Row:
     """Write keys of locked scopes and their heads, and what is written beside them; return the row of its SELECT."""
     columns = (*write_columns(writes), *advance_columns(moved), *beside.columns)
-    (row,) = await conn.fetch(f"WITH {_WRITE}, {beside.sql}", *columns)
+    times = source_times(writes)
+    written = _write_sql(FIRST_BESIDE + len(beside.columns)) if times else _WRITE
+    (row,) = await conn.fetch(f"WITH {written}, {beside.sql}", *columns, *times)
     return row

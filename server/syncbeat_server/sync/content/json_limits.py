@@ -68,6 +68,11 @@ def document_fault(text: str, max_depth: int) -> str:
             orjson.loads(_without_long_numbers(text))
         except orjson.JSONDecodeError:
             return _NOT_JSON
+    return content_fault(text, max_depth)
+
+
+def content_fault(text: str, max_depth: int) -> str:
+    """Return as `document_fault` the fault of a text that is known to be JSON."""
     if "\\u0000" in text and _NUL_ESCAPE.search(text):
         return _NUL
     deep = max_depth and text.count("[") + text.count("{") > max_depth

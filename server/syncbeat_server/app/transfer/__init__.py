@@ -1,0 +1,1 @@
+"""Wires what moves in and out: one module a command."""

@@ -1,0 +1,34 @@
+"""Opens the database for one run of a command that exports from a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from syncbeat_server.storage.postgres.database import Database, open_database
+from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.postgres.snapshot import Snapshot, open_snapshot
+from syncbeat_server.storage.schema_check import require_current_schema
+
+
+@asynccontextmanager
+async def open_transfer(database_url: str) -> AsyncIterator[Database]:
+    """Open the database as the service does, for one command.
+
+    Raises:
+        ConfigurationError: the login is not the service's.
+        DependencyDown: it does not answer.
+        MigrationNeeded: it is of another version.
+    """
+    async with open_database(database_url, size=1, name="syncbeat-transfer") as database:
+        async with database.connection() as conn:
+            await require_restricted_login(conn)
+            await require_current_schema(conn)
+        yield database
+
+
+@asynccontextmanager
+async def open_export(database_url: str) -> AsyncIterator[Snapshot]:
+    """Open the database as `open_transfer` does, and hold one moment of it. Raises the same."""
+    async with open_transfer(database_url) as database, open_snapshot(database) as snapshot:
+        yield snapshot

@@ -1,0 +1,50 @@
+"""Opens the stores for one run of a command that erases a user."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from syncbeat_server.app.change_notifier import Topic, wake_up_message
+from syncbeat_server.app.process import Stores, deployment_id
+from syncbeat_server.app.transfer.export import open_transfer
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.errors import DependencyDown
+from syncbeat_server.storage.redis.bus import open_redis
+from syncbeat_server.transfer.users.erasure import ErasedUser, UserErasure
+
+
+class StoredUsers:
+    """Users of a deployment. `untold` becomes True where Redis could not tell the servers of an erasure."""
+
+    def __init__(self, erasure: UserErasure, changed: list[tuple[str, str]], stores: Stores, deployment: str) -> None:
+        """`changed` is what the erasure notes of users to check again."""
+        self._erasure = erasure
+        self._changed = changed
+        self._stores = stores
+        self._deployment = deployment
+        self.untold = False
+
+    async def rows_of(self, app_id: str, user_id: str) -> dict[str, int]:
+        """Return the number of rows of a user by table, of the tables in which it has any. Raises DependencyDown."""
+        return await self._erasure.rows_of(app_id, user_id)
+
+    async def erase(self, app_id: str, user_id: str) -> ErasedUser:
+        """Erase a user and tell the servers. Raises DependencyDown: the database does not answer."""
+        erased = await self._erasure.erase(app_id, user_id)
+        try:
+            async with open_redis(self._stores.redis_url, SystemClock(), self._deployment) as bus:
+                for of_app, user in self._changed:
+                    await bus.announce(Topic.CALLERS, wake_up_message(of_app, user))
+        except DependencyDown:
+            self.untold = True
+        return erased
+
+
+@asynccontextmanager
+async def open_users(stores: Stores) -> AsyncIterator[StoredUsers]:
+    """Open the database as the service does. Raises as `open_transfer`."""
+    changed: list[tuple[str, str]] = []
+    async with open_transfer(stores.database_url) as database:
+        erasure = UserErasure(database, lambda app_id, user_id: changed.append((app_id, user_id)))
+        yield StoredUsers(erasure, changed, stores, await deployment_id(database))

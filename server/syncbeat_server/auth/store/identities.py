@@ -1,0 +1,169 @@
+"""SQL of the `user_identities` table: the subjects of issuers under which users are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from syncbeat_server.auth.model import Identity, LinkedBy
+from syncbeat_server.storage.postgres.database import Connection
+
+
+class KnownIdentity(NamedTuple):
+    """A subject of an issuer, the user whom it names, and the link token that was spent on it, if one was."""
+
+    issuer: str
+    subject: str
+    user_id: str
+    link_id: str | None
+
+
+async def claim_ids(conn: Connection, subjects: Sequence[Identity]) -> None:
+    """Make each subject a user of its own id, in one statement with its identity, if nobody is known by that id."""
+    await conn.execute(
+        """WITH fresh AS (
+               INSERT INTO users (app_id, user_id, created_at)
+               SELECT DISTINCT app_id, subject, syncbeat_now()
+               FROM unnest($1::text[], $3::text[]) AS k (app_id, subject)
+               ORDER BY app_id, subject
+               ON CONFLICT DO NOTHING
+               RETURNING app_id, user_id)
+           INSERT INTO user_identities (app_id, issuer, subject, user_id, linked_by, linked_at)
+           SELECT DISTINCT ON (k.app_id, k.subject) k.app_id, k.issuer, k.subject, k.subject, $4, syncbeat_now()
+           FROM unnest($1::text[], $2::text[], $3::text[]) AS k (app_id, issuer, subject)
+           JOIN fresh ON (fresh.app_id, fresh.user_id) = (k.app_id, k.subject)
+           ORDER BY k.app_id, k.subject, k.issuer
+           ON CONFLICT DO NOTHING""",
+        [one.app_id for one in subjects],
+        [one.issuer for one in subjects],
+        [one.subject for one in subjects],
+        LinkedBy.FIRST_SIGN_IN.value,
+    )
+
+
+async def find_identity(conn: Connection, identity: Identity) -> KnownIdentity | None:
+    """Return the identity of a subject, locked; None if it has none."""
+    row = await conn.fetchrow(
+        """SELECT issuer, subject, user_id, link_id FROM user_identities
+           WHERE app_id = $1 AND issuer = $2 AND subject = $3 FOR UPDATE""",
+        *identity,
+    )
+    return None if row is None else KnownIdentity(*row.values())
+
+
+async def identities_of(conn: Connection, app_id: str, user_id: str) -> list[KnownIdentity]:
+    """Return the identities of a user, in the order of their issuers."""
+    rows = await conn.fetch(
+        """SELECT issuer, subject, user_id, link_id FROM user_identities
+           WHERE app_id = $1 AND user_id = $2 ORDER BY issuer""",
+        app_id,
+        user_id,
+    )
+    return [KnownIdentity(*row.values()) for row in rows]
+
+
+async def is_link_spent(conn: Connection, app_id: str, link_id: str) -> bool:
+    """Tell if a link token was spent."""
+    return bool(
+        await conn.fetchval(
+            "SELECT EXISTS (SELECT FROM user_identities WHERE app_id = $1 AND link_id = $2)", app_id, link_id
+        )
+    )
+
+
+async def users_by_email(conn: Connection, app_id: str, issuer: str, digest: bytes) -> list[str]:
+    """Return up to two users whose e-mail address of this digest the issuer had verified."""
+    rows = await conn.fetch(
+        """SELECT user_id FROM user_identities
+           WHERE app_id = $1 AND issuer = $2 AND email_digest = $3 ORDER BY user_id LIMIT 2""",
+        app_id,
+        issuer,
+        digest,
+    )
+    return [row["user_id"] for row in rows]
+
+
+async def insert_identity(
+    conn: Connection, identity: Identity, user_id: str, linked_by: LinkedBy, link_id: str | None = None
+) -> bool:
+    """Insert the identity of a user; False if the subject or the user has one at that issuer, or the token is spent."""
+    row = await conn.fetchrow(
+        """INSERT INTO user_identities (app_id, issuer, subject, user_id, linked_by, link_id, linked_at)
+           VALUES ($1, $2, $3, $4, $5, $6, syncbeat_now())
+           ON CONFLICT DO NOTHING RETURNING 1 AS inserted""",
+        *identity,
+        user_id,
+        linked_by.value,
+        link_id,
+    )
+    return row is not None
+
+
+async def move_identity(
+    conn: Connection, identity: Identity, user_id: str, linked_by: LinkedBy, link_id: str | None
+) -> None:
+    """Make a subject that is known name another user."""
+    await conn.execute(
+        """UPDATE user_identities
+           SET user_id = $4, linked_by = $5, link_id = $6, email_digest = NULL, linked_at = syncbeat_now()
+           WHERE app_id = $1 AND issuer = $2 AND subject = $3""",
+        *identity,
+        user_id,
+        linked_by.value,
+        link_id,
+    )
+
+
+async def forget_emails(conn: Connection, app_id: str, user_id: str) -> None:
+    """Delete the digests of a user's e-mail addresses. The identities stay, by which a deleted user is refused."""
+    await conn.execute(
+        """UPDATE user_identities SET email_digest = NULL
+           WHERE app_id = $1 AND user_id = $2 AND email_digest IS NOT NULL""",
+        app_id,
+        user_id,
+    )
+
+
+async def taken_ids(conn: Connection, app_id: str, issuer: str, user_ids: Sequence[str]) -> set[str]:
+    """Return the ids that subjects of an issuer cannot have.
+
+    Those are of users whom only other identities name, and of subjects that name another user.
+    """
+    rows = await conn.fetch(
+        """SELECT k.user_id FROM unnest($3::text[]) AS k (user_id)
+           WHERE EXISTS (SELECT FROM user_identities o WHERE o.app_id = $1 AND o.user_id = k.user_id)
+             AND NOT EXISTS (SELECT FROM user_identities a
+                             WHERE (a.app_id, a.issuer, a.subject, a.user_id) = ($1, $2, k.user_id, k.user_id))
+              OR EXISTS (SELECT FROM user_identities a
+                         WHERE (a.app_id, a.issuer, a.subject) = ($1, $2, k.user_id) AND a.user_id <> k.user_id)""",
+        app_id,
+        issuer,
+        list(user_ids),
+    )
+    return {row["user_id"] for row in rows}
+
+
+async def import_identities(
+    conn: Connection, app_id: str, issuer: str, emails: Mapping[str, bytes | None]
+) -> tuple[int, int]:
+    """Write the identities of users who are an issuer's subjects by their own ids, with the digests of their e-mails.
+
+    Returns:
+        How many are new, and of how many known ones the digest changed.
+    """
+    rows = await conn.fetch(
+        """INSERT INTO user_identities AS a (app_id, issuer, subject, user_id, linked_by, email_digest, linked_at)
+           SELECT $1, $2, k.user_id, k.user_id, $5, k.digest, syncbeat_now()
+           FROM unnest($3::text[], $4::bytea[]) AS k (user_id, digest)
+           ORDER BY k.user_id
+           ON CONFLICT (app_id, issuer, subject) DO UPDATE SET email_digest = excluded.email_digest
+           WHERE a.user_id = excluded.user_id AND a.email_digest IS DISTINCT FROM excluded.email_digest
+           RETURNING xmax = 0 AS inserted""",
+        app_id,
+        issuer,
+        list(emails),
+        list(emails.values()),
+        LinkedBy.IMPORT.value,
+    )
+    inserted = sum(row["inserted"] for row in rows)
+    return inserted, len(rows) - inserted

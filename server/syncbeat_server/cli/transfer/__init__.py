@@ -1,0 +1,1 @@
+"""Subcommands that move what apps keep into Syncbeat and out of it."""

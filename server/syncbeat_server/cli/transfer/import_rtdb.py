@@ -1,0 +1,118 @@
+"""Subcommand `import-rtdb`: import an export of the Realtime Database by a map (docs/migrate/import.md)."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syncbeat_server.cli.deployment.target import number_between
+from syncbeat_server.cli.startup import open_stores, read_settings
+from syncbeat_server.defaults import DEFAULT_APP
+from syncbeat_server.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from syncbeat_server.app.transfer.rtdb_import import ImportRequest
+    from syncbeat_server.transfer.importing.report import ImportReport
+
+_LEAST_TARGET_MS, _TARGET_MS, _MOST_TARGET_MS = 10.0, 250.0, 2_000.0
+
+
+def add_import_rtdb(commands: Any) -> None:
+    """Add the subcommand to the parser."""
+    command = commands.add_parser(
+        "import-rtdb",
+        help="import an export of Firebase's Realtime Database, by a map",
+        description="Import a JSON export of Firebase's Realtime Database into an app, as the service's login. It can "
+        "be ended at any time, and goes on when it is run again; a second run changes nothing. Devices are not woken, "
+        "and nothing is pushed.",
+    )
+    command.add_argument("export", type=Path, metavar="EXPORT.json", help="the export, of the whole tree or a part")
+    command.add_argument("--map", type=Path, required=True, metavar="MAP.toml", help="from paths to scopes and keys")
+    command.add_argument("--app", default=DEFAULT_APP, help="the app to import into (default: %(default)s)")
+    command.add_argument(
+        "--source-time",
+        type=_moment,
+        metavar="TIME",
+        help="when the export was begun, as 2026-01-31T12:00:00Z: what was written since then is never overwritten. "
+        "Needed unless --dry-run",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="write nothing, ask no database; tell what does not fit the map"
+    )
+    command.add_argument(
+        "--batch-ms",
+        type=number_between(_LEAST_TARGET_MS, _MOST_TARGET_MS),
+        default=_TARGET_MS,
+        metavar="MS",
+        help="milliseconds that a transaction may take: smaller is gentler to live writers (default: %(default)g)",
+    )
+    command.set_defaults(run=_run)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: want a time as 2026-01-31T12:00:00Z") from None
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: want an offset, such as Z for UTC")
+    return moment.astimezone(UTC)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    from syncbeat_server.app.transfer.rtdb_import import ImportRequest, check_export, read_map
+    from syncbeat_server.cli.transfer.progress import Watch
+
+    transfer_map = read_map(parsed.map)
+    if parsed.source_time is None and not parsed.dry_run:
+        raise ConfigurationError("--source-time: say when the export was begun, as --source-time 2026-01-31T12:00:00Z")
+    moment = parsed.source_time or datetime.now(UTC)  # noqa: TID251  # of a dry run, which writes it nowhere
+    request = ImportRequest(parsed.export, transfer_map, parsed.app, moment, parsed.batch_ms / 1_000)
+    if parsed.dry_run:
+        with Watch(parsed.export) as watch:
+            report = check_export(request, watch.show)
+        _print_misfits(report)
+        print(f"syncbeat-server: would import {_targets(report)}; nothing was written")
+        return 1 if report.misfit_total else 0
+    report = _import(request)
+    _print_misfits(report)
+    print(f"syncbeat-server: imported into app {parsed.app!r}: {_targets(report)}; {report.changed} changed")
+    print(
+        f"syncbeat-server: left as they are: {report.unchanged} values unchanged, {report.superseded} newer in the "
+        f"feed, {report.present} members, devices and preferences there already"
+    )
+    return 0
+
+
+def _import(request: ImportRequest) -> ImportReport:
+    import asyncio
+
+    from syncbeat_server.app.transfer.rtdb_import import import_rtdb
+    from syncbeat_server.cli.transfer.progress import Watch
+
+    settings = read_settings()
+    if settings.store_urls() is None and settings.embedded_dir is None:
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
+    app = settings.all_apps().get(request.app_id)
+    if app is None:
+        raise ConfigurationError(f"--app: {request.app_id!r} is not configured")
+    if request.source_time > datetime.now(UTC):  # noqa: TID251  # as an operator's clock has it
+        raise ConfigurationError("--source-time: it is in the future: live writes would be taken for older ones")
+    with open_stores(settings) as (stores, _), Watch(request.export) as watch:
+        return asyncio.run(import_rtdb(stores.database_url, app, request, watch.show))
+
+
+def _targets(report: ImportReport) -> str:
+    return (
+        f"{report.written} values, {report.members} members, {report.devices} devices, {report.preferences} preferences"
+    )
+
+
+def _print_misfits(report: ImportReport) -> None:
+    rows = sorted(report.misfits.items(), key=lambda row: (-row[1].count, row[0]))
+    for (pattern, reason), found in rows:
+        print(f"{found.count:>12}  {pattern}  {reason.value}  (first: {found.example})")
+    if rows:
+        print(f"syncbeat-server: {report.misfit_total} places do not fit, as listed")

@@ -1,0 +1,189 @@
+"""Subcommands `verify` and `reconcile`: compare an export with what is stored, and mend it (docs/migrate/verify.md)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from syncbeat_server.cli.audit_log.times import utc_time
+from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
+from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
+    from syncbeat_server.sync.model import WriteOutcome
+    from syncbeat_server.transfer.compare.verification import Verification
+
+_MOST_SHOWN = 1_000_000
+_REPORT_EVERY = 10_000  # changes
+_NOTED = 1_000
+
+
+def add_verify(commands: Any) -> None:
+    """Add the subcommand to the parser."""
+    command = commands.add_parser(
+        "verify",
+        help="compare an export of the Realtime Database with what is stored",
+        description="Compare an export of the Realtime Database with what is stored, by counts and checksums of each "
+        "scope, and print the differences by path. Changes nothing. Exits 0 if there is none, and 1 otherwise.",
+    )
+    _add_options(command, source_time_required=False)
+    command.set_defaults(run=_verify)
+
+
+def add_reconcile(commands: Any) -> None:
+    """Add the subcommand to the parser."""
+    command = commands.add_parser(
+        "reconcile",
+        help="write what an export has over the values that differ, unless they are newer",
+        description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
+        "delete those that it lacks, as of --source-time: what was made here later stays. Nobody is woken. Without "
+        "--yes it tells what it would do. Members, devices and preferences are compared and left alone.",
+    )
+    _add_options(command, source_time_required=True)
+    command.add_argument("--yes", action="store_true", help="do it")
+    command.set_defaults(run=_reconcile)
+
+
+def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool) -> None:
+    add_export_file(command)
+    add_map_option(command, required=True)
+    add_app_option(command)
+    command.add_argument(
+        "--source-time",
+        type=utc_time,
+        required=source_time_required,
+        metavar="TIME",
+        help="when the export was begun (ISO 8601, UTC): what was made here later is counted apart",
+    )
+    command.add_argument(
+        "--limit", type=_limit, default=100, help="the most differences and scopes to print (default: %(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print the report as JSON, in one line")
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or int(text) > _MOST_SHOWN:
+        raise argparse.ArgumentTypeError(f"want 0 to {_MOST_SHOWN}")
+    return int(text)
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    return _compare(parsed, is_mending=False)
+
+
+def _reconcile(parsed: argparse.Namespace) -> int:
+    return _compare(parsed, is_mending=True)
+
+
+def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
+    import asyncio
+
+    from syncbeat_server.app.transfer.rtdb_import import read_map
+    from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
+    from syncbeat_server.cli.transfer.progress import Watch
+    from syncbeat_server.transfer.compare.entries import spool_export
+    from syncbeat_server.transfer.compare.spool import open_spool
+    from syncbeat_server.transfer.compare.verification import Verification
+    from syncbeat_server.transfer.importing.importer import Progress
+    from syncbeat_server.transfer.importing.report import ImportReport
+
+    transfer_map = read_map(parsed.map)
+    with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
+        with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
+            found = spool_export(
+                file,
+                transfer_map,
+                app_id,
+                spool,
+                lambda places: watch.show(file.tell(), Progress(places, ImportReport())),
+            )
+        verification = Verification(transfer_map, app_id, spool, parsed.source_time)
+        report = ComparisonReport(parsed.limit)
+        asyncio.run(_take_differences(stores.database_url, verification, parsed.export, report, is_mending=is_mending))
+        print(report.as_json(verification, found) if parsed.json else report.as_text(verification, found), flush=True)
+        if not is_mending:
+            return 1 if report.differences else 0
+        return _mend(parsed, stores.database_url, verification)
+
+
+async def _take_differences(
+    database_url: str, verification: Verification, export: Path, report: ComparisonReport, *, is_mending: bool
+) -> None:
+    from syncbeat_server.app import open_export
+    from syncbeat_server.transfer.compare.inner_paths import MOST_VALUES, inner_differences, stored_texts
+
+    noted = []
+    async with open_export(database_url) as snapshot:
+        async for difference, path in verification.differences(snapshot, report.add_scope):
+            report.add_difference(difference, path)
+            if is_mending:
+                noted.append(difference)
+                if len(noted) == _NOTED:
+                    verification.note_wanted(noted)
+                    noted.clear()
+        verification.note_wanted(noted)
+        here = await stored_texts(snapshot, verification.app_id, report.changed_values(MOST_VALUES))
+    if here:
+        with open_export_file(export) as file:
+            report.inner = inner_differences(file, verification.transfer_map, verification.app_id, here)
+
+
+def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification) -> int:
+    import asyncio
+
+    to_write, to_delete = verification.spool.count_wanted()
+    _say(f"{to_write} values to write and {to_delete} to delete, as of {parsed.source_time.isoformat()}")
+    if not to_write + to_delete:
+        return 0
+    if not parsed.yes:
+        _say("nothing was done; to do it: the same with --yes")
+        return 1
+    with open_export_file(parsed.export) as file:
+        done = asyncio.run(_write(database_url, verification, file, parsed.source_time))
+    _say(_outcomes(done))
+    return 0
+
+
+async def _write(
+    database_url: str, verification: Verification, file: IO[bytes], exported_at: datetime
+) -> Mapping[WriteOutcome, int]:
+    from syncbeat_server.app import open_transfer
+    from syncbeat_server.clock import SystemClock
+    from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
+
+    app_id = verification.app_id
+    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, exported_at)
+    async with open_transfer(database_url) as database:
+        return await mend(changes, feed_writer(database, app_id), SystemClock(), _Progress().report)
+
+
+class _Progress:
+    """Reports the outcomes so far, once each `_REPORT_EVERY` changes."""
+
+    def __init__(self) -> None:
+        self._reported = 0
+
+    def report(self, outcomes: Counter[WriteOutcome]) -> None:
+        if outcomes.total() // _REPORT_EVERY > self._reported:
+            self._reported = outcomes.total() // _REPORT_EVERY
+            _say(_outcomes(outcomes))
+
+
+def _outcomes(outcomes: Mapping[WriteOutcome, int]) -> str:
+    from syncbeat_server.sync.model import WriteOutcome
+
+    return (
+        f"{outcomes.get(WriteOutcome.WRITTEN, 0)} written, {outcomes.get(WriteOutcome.SUPERSEDED, 0)} left since what "
+        f"is here is newer, {outcomes.get(WriteOutcome.UNCHANGED, 0)} left since it is the same"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"syncbeat-server: {text}", file=sys.stderr, flush=True)

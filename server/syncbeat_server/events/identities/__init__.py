@@ -1,0 +1,1 @@
+"""Subjects of several issuers that become one person, across all features."""

@@ -1,0 +1,104 @@
+"""Decides which of the changes that carry a source time are written: those later than what their key has (ADR 198).
+
+It is read under the scopes' locks, under which every write of the feed is made, so that nothing comes between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from syncbeat_server.runtime.worker_processes import RunInWorker
+from syncbeat_server.storage.postgres.database import Connection
+from syncbeat_server.sync.feed.value_merge import refused_values, whole_value
+from syncbeat_server.sync.model import NewChange, WriteOutcome
+from syncbeat_server.sync.store import change_writes
+from syncbeat_server.sync.store.change_writes import Candidate, ChangeKey
+
+NOT_WRITTEN = frozenset({WriteOutcome.SUPERSEDED, WriteOutcome.UNCHANGED})
+_LAST = 1 << 30  # a rank above those of all values of one time
+
+
+class _Place(NamedTuple):
+    made_at: datetime
+    rank: int = 0
+
+
+@dataclass(slots=True)
+class SourceOrder:
+    """Holds what the keys have that changes with a source time are for, as the calls of a transaction go by.
+
+    Attributes:
+        sequences: The sequences that the keys had before.
+        places: When what they have was made, with its rank among values of that time.
+        ranks: The ranks of changes, by the numbers of call and change, that share their time with another of the key.
+        now: When the changes are made that have no source time.
+    """
+
+    sequences: dict[ChangeKey, int]
+    places: dict[ChangeKey, _Place]
+    ranks: dict[tuple[int, int], int]
+    now: datetime
+
+    def place_call(self, number: int, app_id: str, changes: Sequence[NewChange]) -> tuple[WriteOutcome | None, ...]:
+        """Decide about the changes of a call one after the other, None for one that has no source time."""
+        return tuple(
+            self._place_change((number, index), (app_id, change.scope, change.key), change.source_time)
+            for index, change in enumerate(changes)
+        )
+
+    def _place_change(self, place: tuple[int, int], key: ChangeKey, made_at: datetime | None) -> WriteOutcome | None:
+        present = self.places.get(key)
+        if made_at is None:
+            if present is not None:
+                self.places[key] = _Place(self.now, _LAST)
+            return None
+        given = _Place(made_at, self.ranks.get(place, 0))
+        if present is not None and given <= present:
+            return WriteOutcome.UNCHANGED if given == present else WriteOutcome.SUPERSEDED
+        self.places[key] = given
+        return WriteOutcome.WRITTEN
+
+
+async def read_source_order(
+    conn: Connection, calls: Sequence[tuple[str, Sequence[NewChange]]], now: datetime, offload: RunInWorker
+) -> SourceOrder:
+    """Read what the keys of all changes with a source time have. Each call is an app's id and its changes.
+
+    `now` is the transaction's time.
+
+    Raises:
+        InvalidRequest: a value cannot be stored (the transaction is over then).
+        Overloaded, DependencyDown: `offload` failed.
+    """
+    sourced = {
+        (number, index): ((app_id, change.scope, change.key), change.source_time, change)
+        for number, (app_id, changes) in enumerate(calls)
+        for index, change in enumerate(changes)
+        if change.source_time is not None
+    }
+    keys = sorted({key for key, _, _ in sourced.values()})
+    stored = await change_writes.versions(conn, keys)
+    made = Counter((key, made_at) for key, made_at, _ in sourced.values())
+    made.update((key, version.made_at) for key, version in stored.items())
+    tied = {place: one for place, one in sourced.items() if made[one[0], one[1]] > 1}
+    values = [
+        None if change.deleted else await whole_value(change.merge_patch_json, offload)
+        for _, _, change in tied.values()
+    ]
+    candidates = [
+        Candidate(*key, made_at, value) for (key, made_at, _), value in zip(tied.values(), values, strict=True)
+    ]
+    ranks = change_writes.Ranks({}, [])
+    if candidates:
+        with refused_values():
+            ranks = await change_writes.rank_ties(conn, candidates)
+    return SourceOrder(
+        {key: version.sequence for key, version in stored.items()},
+        {key: _Place(version.made_at, ranks.stored.get(key, 0)) for key, version in stored.items()},
+        dict(zip(tied, ranks.candidates, strict=True)),
+        now,
+    )

@@ -1,0 +1,150 @@
+"""Brings both sides of a comparison to entries: what an export has by its map, and what is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import IO, NamedTuple
+
+from syncbeat_server.directory.model import Member, MemberRole, Preferences, Registration
+from syncbeat_server.storage.postgres.snapshot import Snapshot
+from syncbeat_server.transfer.compare.comparable_form import DIGEST_OCTETS, digest
+from syncbeat_server.transfer.compare.spool import EntryKind, Spool, SpooledEntry
+from syncbeat_server.transfer.importing.batches import checked_text
+from syncbeat_server.transfer.mapping.forward import targets_of
+from syncbeat_server.transfer.mapping.reverse import (
+    member_entry,
+    path_of_value,
+    preferences_entry,
+)
+from syncbeat_server.transfer.mapping.rules import TransferMap
+from syncbeat_server.transfer.model import FeedValue, Misfit, MisfitReason, Path, Target, spelled
+from syncbeat_server.transfer.rtdb.reading import read_entries
+from syncbeat_server.transfer.store import app_rows
+
+_PROGRESS_EVERY = 1_000
+_MOST_PATTERNS = 1_000
+
+
+@dataclass
+class SpooledExport:
+    """Counts what was read of an export: its entries by kind, and what does not fit by pattern and reason."""
+
+    entries: Counter[EntryKind] = field(default_factory=Counter)
+    misfits: Counter[tuple[str, MisfitReason]] = field(default_factory=Counter)
+
+    def count_misfit(self, misfit: Misfit) -> None:
+        """Count a place that does not fit; the keys of a root may be any number, so that others count as one."""
+        known = (misfit.pattern, misfit.reason)
+        is_room = known in self.misfits or len(self.misfits) < _MOST_PATTERNS
+        self.misfits[known if is_room else ("...", misfit.reason)] += 1
+
+
+class StoredEntry(NamedTuple):
+    """One entry as it is stored. Its digest is None for a tombstone; `made_at` is its source time, or its own."""
+
+    scope: str
+    name: str
+    digest: bytes | None
+    made_at: datetime
+
+
+def spool_export(
+    export: IO[bytes],
+    transfer_map: TransferMap,
+    app_id: str,
+    spool: Spool,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> SpooledExport:
+    """Read an export from its beginning into a spool; `on_progress` is called now and then with the places read.
+
+    Raises:
+        ConfigurationError: the file is no JSON document with an object, or the disk is full.
+    """
+    found = SpooledExport()
+
+    def entries() -> Iterator[SpooledEntry]:
+        for place, entry in enumerate(read_entries(export, transfer_map.root), 1):
+            if place % _PROGRESS_EVERY == 0:
+                on_progress(place)
+            for target in targets_of(transfer_map, app_id, entry):
+                spooled = target if isinstance(target, Misfit) else _spooled(target)
+                if isinstance(spooled, MisfitReason):
+                    spooled = Misfit(spelled(entry.node.pattern), entry.path, spooled)
+                if isinstance(spooled, Misfit):
+                    found.count_misfit(spooled)
+                    if spooled.reason is not MisfitReason.UNMATCHED:
+                        spool.add_misfit(spooled.path)
+                else:
+                    found.entries[EntryKind(spooled.kind)] += 1
+                    yield spooled
+
+    spool.add(entries())
+    return found
+
+
+def _spooled(target: Target) -> SpooledEntry | MisfitReason:
+    if isinstance(target, FeedValue):
+        text = checked_text(target.value)
+        if isinstance(text, MisfitReason):
+            return text
+        return SpooledEntry(EntryKind.VALUE, target.scope, target.key, digest(text))
+    if isinstance(target, Member):
+        return SpooledEntry(EntryKind.MEMBER, target.scope, target.user_id, _digest_of([target.role]))
+    if isinstance(target, Registration):
+        content = _digest_of([target.platform, target.registration_token])
+        return SpooledEntry(EntryKind.DEVICE, target.user_id, target.device_id, content)
+    return SpooledEntry(EntryKind.PREFERENCES, target.user_id, "", _digest_of(_fields(target.preferences)))
+
+
+async def stored_values(snapshot: Snapshot, transfer_map: TransferMap, app_id: str) -> AsyncIterator[StoredEntry]:
+    """Yield the values and tombstones of those keys that the map makes, by scope and key. Raises DependencyDown."""
+    async for row in app_rows.value_rows(snapshot, app_id, None, None):
+        if path_of_value(transfer_map, row["scope"], row["key"]) is not None:
+            content = None if row["deleted"] else digest(row["value"])
+            yield StoredEntry(row["scope"], row["key"], content, row["source_time"] or row["changed_at"])
+
+
+async def stored_members(snapshot: Snapshot, transfer_map: TransferMap, app_id: str) -> AsyncIterator[StoredEntry]:
+    """Yield the memberships that the map makes, by scope and user. Raises DependencyDown."""
+    async for row in app_rows.member_rows(snapshot, app_id, None, None):
+        member = Member(row["scope"], row["user_id"], MemberRole(row["role"]))
+        if member_entry(transfer_map, member) is not None:
+            yield StoredEntry(row["scope"], row["user_id"], _digest_of([row["role"]]), row["added_at"])
+
+
+async def stored_devices(snapshot: Snapshot, app_id: str) -> AsyncIterator[StoredEntry]:
+    """Yield the devices that have a registration token, by user and id. Raises DependencyDown."""
+    async for row in app_rows.device_rows(snapshot, app_id, None):
+        if row["registration_token"] is not None:
+            content = _digest_of([row["platform"], row["registration_token"]])
+            yield StoredEntry(row["user_id"], row["device_id"], content, row["token_registered_at"])
+
+
+async def stored_preferences(snapshot: Snapshot, transfer_map: TransferMap, app_id: str) -> AsyncIterator[StoredEntry]:
+    """Yield the preferences that the map makes, by user. Raises DependencyDown."""
+    async for row in app_rows.preference_rows(snapshot, app_id, None):
+        found = app_rows.preferences_of(row)
+        if preferences_entry(transfer_map, row["user_id"], found) is not None:
+            yield StoredEntry(row["user_id"], "", _digest_of(_fields(found)), row["updated_at"])
+
+
+def path_of(transfer_map: TransferMap, kind: EntryKind, scope: str, name: str) -> Path:
+    """Return the path at which an entry stands in an export; for one that the map does not make, its own names."""
+    if kind is EntryKind.VALUE:
+        return path_of_value(transfer_map, scope, name) or (scope, name)
+    return (f"({kind})", scope, *([name] if name else []))
+
+
+def _fields(found: Preferences) -> Sequence[object]:
+    quiet = found.quiet_hours
+    hours = None if quiet is None else (quiet.start_minute, quiet.end_minute, quiet.zone)
+    return [hours, found.max_per_day, sorted(found.muted_types)]
+
+
+def _digest_of(content: Sequence[object]) -> bytes:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=DIGEST_OCTETS).digest()

@@ -1,0 +1,89 @@
+"""Verifies that what is stored is what an export has, kind by kind, and notes which keys are to be mended."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from syncbeat_server.storage.postgres.snapshot import Snapshot
+from syncbeat_server.transfer.compare import entries
+from syncbeat_server.transfer.compare.comparison import Difference, Finding, ScopeSums, compare
+from syncbeat_server.transfer.compare.entries import StoredEntry
+from syncbeat_server.transfer.compare.spool import EntryKind, Spool
+from syncbeat_server.transfer.mapping.rules import DeviceRule, MemberRule, PreferencesRule, TransferMap, ValueRule
+from syncbeat_server.transfer.model import Path
+
+_RULES_OF = {
+    EntryKind.VALUE: ValueRule,
+    EntryKind.MEMBER: MemberRule,
+    EntryKind.DEVICE: DeviceRule,
+    EntryKind.PREFERENCES: PreferencesRule,
+}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Compares one export, whose entries are in a spool, with what is stored.
+
+    Attributes:
+        transfer_map: The rules by which the export was read; only what they make is compared.
+        app_id: The app.
+        spool: What the export has.
+        exported_at: From when the export is. What was made here later is newer, and no fault; None: nothing is newer.
+        totals: The sums of each kind that the map has rules for; whole once all differences were taken.
+    """
+
+    transfer_map: TransferMap
+    app_id: str
+    spool: Spool
+    exported_at: datetime | None = None
+    totals: dict[EntryKind, ScopeSums] = field(default_factory=dict)
+
+    async def differences(
+        self, snapshot: Snapshot, on_scope: Callable[[EntryKind, ScopeSums], None]
+    ) -> AsyncIterator[tuple[Difference, Path]]:
+        """Yield each difference with its path in the export; `on_scope` is called with the sums of each scope.
+
+        Raises:
+            DependencyDown: the database does not answer.
+        """
+        for kind, rule in _RULES_OF.items():
+            if not any(isinstance(one, rule) for one in self.transfer_map.rules):
+                continue
+            self.totals[kind] = total = ScopeSums()
+            there = self.spool.entries(kind)
+            told = partial(_add_scope, total, on_scope)
+            found = compare(kind, self._stored(snapshot, kind), there, self.exported_at, self._is_unknown, told)
+            async for difference in found:
+                yield difference, entries.path_of(self.transfer_map, kind, difference.scope, difference.name)
+
+    def note_wanted(self, differences: Iterator[Difference] | list[Difference]) -> None:
+        """Note the keys of those differences that a mending writes: of values, where nothing here is newer."""
+        self.spool.want(
+            (one.scope, one.name, one.finding is not Finding.EXTRA)
+            for one in differences
+            if one.kind is EntryKind.VALUE and not one.is_newer
+        )
+
+    def _stored(self, snapshot: Snapshot, kind: EntryKind) -> AsyncIterator[StoredEntry]:
+        if kind is EntryKind.VALUE:
+            return entries.stored_values(snapshot, self.transfer_map, self.app_id)
+        if kind is EntryKind.MEMBER:
+            return entries.stored_members(snapshot, self.transfer_map, self.app_id)
+        if kind is EntryKind.DEVICE:
+            return entries.stored_devices(snapshot, self.app_id)
+        return entries.stored_preferences(snapshot, self.transfer_map, self.app_id)
+
+    def _is_unknown(self, kind: EntryKind, scope: str, name: str) -> bool:
+        # What the export has at its path did not fit, which is not to be taken for its absence.
+        path = entries.path_of(self.transfer_map, kind, scope, name)
+        return kind is EntryKind.VALUE and self.spool.is_misfit(path)
+
+
+def _add_scope(
+    total: ScopeSums, on_scope: Callable[[EntryKind, ScopeSums], None], kind: EntryKind, sums: ScopeSums
+) -> None:
+    total.add_all(sums)
+    on_scope(kind, sums)

@@ -1,0 +1,1 @@
+"""Imports users of Firebase Auth."""

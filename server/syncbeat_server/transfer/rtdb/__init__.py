@@ -1,0 +1,1 @@
+"""Reads and writes the JSON of the Realtime Database, with its odd shapes. Pure."""

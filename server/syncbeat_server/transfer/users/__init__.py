@@ -1,0 +1,1 @@
+"""Exports and erases what is stored of one user."""

@@ -1,0 +1,167 @@
+"""`export`, `verify`, `reconcile` and `user` as an operator runs them beside a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.transfer.mapping.map_file import parse_map
+from tests.support import planted_exports
+from tests.support.app_rows import plant_app
+from tests.support.databases import DatabaseUrls
+from tests.support.transfers import store_export
+
+pytestmark = pytest.mark.process
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+MAP = """
+version = 1
+[[value]]
+path = "chats/{chat}/{message}"
+scope = "chat:{chat}"
+key = "{message}"
+"""
+TREE = '{"chats": {"a": {"m1": {"text": "hé", "n": 1.50}, "m2": [1, 2]}, "b": {"m1": true}}}'
+IMPORTED = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def run(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> Run:
+    """Runs `syncbeat-server` with the settings of a deployment, in a folder with a map and an export."""
+    (tmp_path / "map.toml").write_text(MAP, encoding="utf-8")
+    (tmp_path / "export.json").write_text(TREE, encoding="utf-8")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
+    stores = {"SYNCBEAT_DATABASE_URL": database_urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
+
+    def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "syncbeat_server.cli", *arguments],
+            env={**own, **stores, **settings},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    return command
+
+
+async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_path: Path) -> None:
+    await store_export(database, TREE, parse_map(MAP), IMPORTED)
+    equal = await asyncio.to_thread(run, "verify", "export.json", "--map", "map.toml")
+    assert equal.returncode == 0, equal.stderr
+    assert equal.stdout.startswith("value: 3 here, 3 in the export; 0 differ, 0 newer here, checksum ")
+
+    changed = '{"chats": {"a": {"m1": {"text": "hé", "n": 1.25}}, "b": {"m1": true, "m2": "new"}}, "other": {"x": 1}}'
+    (tmp_path / "later.json").write_text(changed, encoding="utf-8")
+    told = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml")
+    assert told.returncode == 1, told.stderr
+    assert told.stdout.splitlines()[:5] == [
+        "differs: chats/a/m1 at n (value 'm1' of 'chat:a')",
+        "missing in the export: chats/a/m2 (value 'm2' of 'chat:a')",
+        "missing here: chats/b/m2 (value 'm2' of 'chat:b')",
+        "value of 'chat:a': 2 here, 1 in the export, 2 differ",
+        "value of 'chat:b': 1 here, 2 in the export, 1 differ",
+    ]
+    assert "not compared: other: no rule of the map matches: 1" in told.stdout
+    as_json = await asyncio.to_thread(run, "verify", "later.json", "--map", "map.toml", "--json", "--limit", "1")
+    report = json.loads(as_json.stdout)
+    assert (report["equal"], report["kinds"]["value"]["differences"], report["differing_scopes"]) == (False, 3, 2)
+    assert [(one["path"], one["at"]) for one in report["differences"]] == [(["chats", "a", "m1"], [["n"]])]
+
+    options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02")
+    planned = await asyncio.to_thread(run, "reconcile", *options)
+    assert (planned.returncode, "2 values to write and 1 to delete" in planned.stderr) == (1, True), planned.stderr
+    assert "nothing was done" in planned.stderr
+    done = await asyncio.to_thread(run, "reconcile", *options, "--yes")
+    assert (done.returncode, "3 written, 0 left" in done.stderr) == (0, True), done.stderr
+    assert (await asyncio.to_thread(run, "verify", *options)).returncode == 0
+
+
+async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("version = 9", encoding="utf-8")
+    for arguments, reason in (
+        (("verify", "absent.json", "--map", "map.toml"), "absent.json: No such file"),
+        (("verify", "export.json", "--map", "bad.toml"), "version = 9"),
+        (("export", "--output", "no/where.json"), "--output: no/where.json"),
+        (("user", "erase", "ann", "--confirm", "bob"), "nothing was done"),
+    ):
+        refused = await asyncio.to_thread(run, *arguments)
+        assert (refused.returncode, reason in refused.stderr) == (1, True), refused
+    unsure = await asyncio.to_thread(run, "reconcile", "export.json", "--map", "map.toml")
+    assert (unsure.returncode, "--source-time" in unsure.stderr) == (2, True)
+
+
+async def test_export_command_writes_trees_and_documents(run: Run, database: Database, tmp_path: Path) -> None:
+    await store_export(database, TREE, parse_map(MAP), IMPORTED)
+    tree = await asyncio.to_thread(run, "export", "--map", "map.toml")
+    assert tree.returncode == 0, tree.stderr
+    assert json.loads(tree.stdout) == json.loads(TREE)
+    assert "3 entries; 0 are outside of the map" in tree.stderr
+
+    plain = await asyncio.to_thread(run, "export", "--output", "app.json")
+    assert plain.returncode == 0, plain.stderr
+    file = tmp_path / "app.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert (document["format"], document["app_id"]) == ("syncbeat-app-1", "default")
+    value = document["scopes"]["chat:a"]["values"]["m1"]
+    assert value["value"] == {"text": "hé", "n": 1.5}
+    assert (value["sequence"], value["source_time"]) == (1, "2026-11-01T00:00:00+00:00")
+    assert '"n": 1.50' in file.read_text(encoding="utf-8")
+    assert not (tmp_path / "app.json.partial").exists()
+
+    one = await asyncio.to_thread(run, "export", "--scope", "chat:b")
+    assert json.loads(one.stdout)["scopes"].keys() == {"chat:b"}
+
+
+async def test_user_commands_export_and_erase(run: Run, database_urls: DatabaseUrls) -> None:
+    await plant_app(database_urls, "default", 2)
+    exported = await asyncio.to_thread(run, "user", "export", "u1", "--values")
+    assert exported.returncode == 0, exported.stderr
+    document = json.loads(exported.stdout)
+    assert len(document["tables"]["devices"]) == 1
+    assert document["scopes"].keys() == {"s1"}
+
+    planned = await asyncio.to_thread(run, "user", "erase", "u1")
+    assert (planned.returncode, "devices 1" in planned.stdout) == (1, True), planned
+    assert "to do it: syncbeat-server user erase u1 --app default --confirm u1" in planned.stderr
+    unreachable = "redis://127.0.0.1:1/0"
+    done = await asyncio.to_thread(run, "user", "erase", "u1", "--confirm", "u1", SYNCBEAT_REDIS_URL=unreachable)
+    assert done.returncode == 0, done.stderr
+    assert "devices: 1 rows deleted" in done.stdout
+    assert "users: 1 rows stay: the row says only that the user is deleted" in done.stdout
+    assert "audit_entries: 1 rows stay: the audit log keeps who did what" in done.stdout
+    assert "Redis does not answer" in done.stdout
+    left = json.loads((await asyncio.to_thread(run, "user", "export", "u1")).stdout)["tables"]
+    assert left["devices"] == left["scope_members"] == left["sessions"] == []
+    assert left["users"][0]["deleted_at"]
+    (entry,) = left["audit_entries"]
+    assert (entry["action"], entry["actor"]) == ("USER_DELETED", "operator")
+
+
+async def test_verify_command_finds_one_planted_difference_among_many(
+    run: Run, database_urls: DatabaseUrls, redis_url: str, tmp_path: Path
+) -> None:
+    values, planted = 20_000, 13_331
+    planted_exports.write_export(tmp_path / "many.json", values)
+    (tmp_path / "many.toml").write_text(planted_exports.MAP, encoding="utf-8")
+    await planted_exports.plant(database_urls, values)
+    await planted_exports.damage(database_urls, planted)
+    options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02", "--yes")
+    done = await planted_exports.run(database_urls, redis_url, tmp_path, "reconcile", *options)
+    assert (done.status, "1 values to write and 0 to delete" in done.errors) == (0, True), done
+    assert f"differs: chats/c133/m{planted} at x (" in done.output
+    assert f"value: {values} here, {values} in the export; 1 differ" in done.output
+    assert await planted_exports.untrue(database_urls) == ([], [f"m{planted}"])

@@ -1,0 +1,186 @@
+"""Histories of writes with source times: dual writes, imports and deletions, on every path, in any order, at once.
+
+However they arrive, and however often, each key ends with the latest of its writes by source time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from syncbeat_server.events.ingest import EventIngest
+from syncbeat_server.events.publish import Published, Publisher
+from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.writer import Append, append
+from syncbeat_server.sync.model import NewChange, WriteOutcome
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
+from tests.events.test_publish import call
+from tests.support.build import APP, make_publisher
+from tests.support.databases import DatabaseUrls, open_database
+from tests.support.events import event, make_ingest
+from tests.support.fake_clock import START, FakeClock
+from tests.support.seed import add_members, rows_of
+
+FIGURES: Counter[str] = Counter()
+"""The sums over all histories of this run."""
+
+_SCOPES = itertools.count()
+_KEYS = st.sampled_from(["a", "b", "c"])
+_SECONDS = st.sampled_from([-3.0, -2.000001, -2.0, -1.0, 0.0, 250.0])  # few, so that many are equal
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.sampled_from([0, 1, 1.0, 1e20, -0.5, 10**30]), st.text("aé\U0001f600", max_size=2)
+)
+_VALUES = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["x", "é", "null"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+class Path(StrEnum):
+    """The ways by which a write may come."""
+
+    SERVICE = "service"
+    USER = "user"
+    IMPORT = "import"
+    EVENT = "event"
+
+
+@dataclass(frozen=True)
+class Written:
+    """One write: JSON, or None for a deletion."""
+
+    key: str
+    seconds: float
+    text: str | None
+
+    def change(self, scope: str) -> NewChange:
+        """Return it as a change of a scope."""
+        made_at = START + timedelta(seconds=self.seconds)
+        return NewChange(scope, self.key, self.text or "", self.text is None, source_time=made_at)
+
+
+_WRITES = st.builds(Written, _KEYS, _SECONDS, st.one_of(st.none(), _VALUES.map(json.dumps)))
+_CALLS = st.tuples(st.sampled_from(Path), st.lists(_WRITES, min_size=1, max_size=4))
+HISTORIES = st.lists(st.lists(_CALLS, min_size=1, max_size=6), min_size=1, max_size=4)
+"""Rounds of calls; those of a round are made at once, and the rounds one after the other."""
+
+
+class Writers:
+    """Two processes that write to one database."""
+
+    def __init__(self, databases: Sequence[Database], clock: FakeClock) -> None:
+        self._databases = databases
+        self._publishers: list[Publisher] = [make_publisher(one, clock) for one in databases]
+        self._ingests: list[EventIngest] = [make_ingest(one, clock) for one in databases]
+        self._numbers = itertools.count()
+
+    async def play(self, history: Sequence[Sequence[tuple[Path, Sequence[Written]]]]) -> None:
+        """Play the rounds of a history in a scope of its own, and check what each key ends with."""
+        scope = f"h{next(_SCOPES)}"
+        await add_members(self._databases[0], scope, "ann")
+        written = 0
+        for calls in history:
+            made = await asyncio.gather(*(self._make(scope, path, writes) for path, writes in calls))
+            written += sum(made)
+            FIGURES.update(f"calls by {path}" for path, _ in calls)
+        await self._check(scope, [one for calls in history for _, writes in calls for one in writes], written)
+        FIGURES["histories"] += 1
+
+    async def _make(self, scope: str, path: Path, writes: Sequence[Written]) -> int:
+        """Make one call, and return how many of its changes were written."""
+        number = next(self._numbers)
+        changes = [one.change(scope) for one in writes]
+        if path is Path.EVENT:
+            before = event(f"{scope}-{number}", *changes, subject="", ordering_key="")
+            answer = await self._ingests[number % 2].ingest(before)
+            assert answer.receipt.failure == ""
+            return 0
+        if path is Path.IMPORT:
+            return await self._import(self._databases[number % 2], changes)
+        user_id = "ann" if path is Path.USER else None
+        published = await self._publishers[number % 2].publish(call(*changes, user_id=user_id))
+        assert isinstance(published, Published)
+        return published.outcomes.count(WriteOutcome.WRITTEN)
+
+    async def _import(self, database: Database, changes: Sequence[NewChange]) -> int:
+        """Write as an import does: quietly, by the feed itself, in a transaction of its own."""
+        async with database.transaction() as conn:
+            (result,) = await append(conn, [Append(APP, tuple(changes))], lambda _: DEFAULT_PRIOR, create_scopes=True)
+        assert not isinstance(result, Exception), result
+        return result.outcomes.count(WriteOutcome.WRITTEN)
+
+    async def _check(self, scope: str, writes: Sequence[Written], written: int) -> None:
+        rows: dict[str, tuple[Any, ...]] = {
+            row[0]: row[1:]
+            for row in await rows_of(
+                self._databases[0],
+                "SELECT key, deleted, value::text, source_time FROM changes WHERE scope = $1",
+                scope,
+            )
+        }
+        assert rows.keys() == {one.key for one in writes}
+        for key, row in rows.items():
+            texts = await self._canonical([one for one in writes if one.key == key])
+            latest = max((one.seconds, one.text is None, len(text.encode()), text.encode()) for one, text in texts)
+            text = None if latest[1] else latest[3].decode()
+            assert row == (latest[1], text, START + timedelta(seconds=latest[0])), (key, writes)
+        ((head, highest),) = await rows_of(
+            self._databases[0],
+            "SELECT head, (SELECT max(sequence) FROM changes c WHERE c.scope = s.scope) FROM scopes s WHERE scope = $1",
+            scope,
+        )
+        assert written <= head
+        assert highest <= head
+        FIGURES["writes"] += len(writes)
+
+    async def _canonical(self, writes: Sequence[Written]) -> list[tuple[Written, str]]:
+        """Return writes with their values as PostgreSQL prints them, without members that are null."""
+        texts = await rows_of(
+            self._databases[0],
+            """SELECT coalesce(syncbeat_merge_patch(NULL, text::jsonb)::text, '')
+               FROM unnest($1::text[]) WITH ORDINALITY AS k (text, i) ORDER BY i""",
+            [one.text for one in writes],
+        )
+        return [(one, text) for one, (text,) in zip(writes, texts, strict=True)]
+
+
+def play_source_time_histories(urls: DatabaseUrls, *, histories: int) -> None:
+    """Play so many histories on this database, by two processes.
+
+    Raises:
+        AssertionError: a key ended with something else than its latest write; Hypothesis tells after which.
+    """
+    FIGURES.clear()
+    with asyncio.Runner() as runner:
+        opened = [open_database(urls.app_url, size=4, name=f"writer-{number}") for number in range(2)]
+        databases = [runner.run(one.__aenter__()) for one in opened]
+        writers = Writers(databases, FakeClock())
+
+        @settings(
+            max_examples=histories,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(HISTORIES)
+        def play(history: Sequence[Sequence[tuple[Path, Sequence[Written]]]]) -> None:
+            runner.run(writers.play(history))
+
+        try:
+            play()
+        finally:
+            for one in opened:
+                runner.run(one.__aexit__(None, None, None))

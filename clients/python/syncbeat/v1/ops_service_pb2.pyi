@@ -83,6 +83,8 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     """AUDIT_ACTION_USERS_IMPORTED: users of another service were imported; one entry a batch. Details: issuer, users,
     identities, disabled (their numbers).
     """
+    AUDIT_ACTION_FIGURE_PUT: _AuditAction.ValueType  # 19
+    """AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
 
 class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
     """AuditAction is a sensitive thing that was done."""
@@ -139,6 +141,8 @@ AUDIT_ACTION_USERS_IMPORTED: AuditAction.ValueType  # 18
 """AUDIT_ACTION_USERS_IMPORTED: users of another service were imported; one entry a batch. Details: issuer, users,
 identities, disabled (their numbers).
 """
+AUDIT_ACTION_FIGURE_PUT: AuditAction.ValueType  # 19
+"""AUDIT_ACTION_FIGURE_PUT: a figure from outside was entered, by which GetSloReport judges. Details: name, value."""
 Global___AuditAction: _TypeAlias = AuditAction  # noqa: Y015
 
 class _SloVerdict:

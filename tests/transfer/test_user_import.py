@@ -167,7 +167,7 @@ async def test_user_import_joins_nobody(imported: Import, database: Database) ->
     before = await imported.identities()
     report = await imported(*(firebase_user(name, disabled=True) for name in ("taken", "moved", "ann", "bob", "eve")))
     # ann is Firebase's subject `moved`, so its subject `ann` is not she.
-    assert report.misfits == {UserMisfit.TAKEN: 3}
+    assert (report.misfits, report.examples) == ({UserMisfit.TAKEN: 3}, {UserMisfit.TAKEN: 1})
     assert imported.disabled == ["bob", "eve"]
     assert await imported.identities() == before | {(ISSUER, "eve", "eve")}
 

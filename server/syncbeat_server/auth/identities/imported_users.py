@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncbeat_server.auth.identities.email_digest import email_digest
-from syncbeat_server.auth.model import AccountKey
 from syncbeat_server.auth.store import identities, users
 from syncbeat_server.storage.postgres.database import Connection
 
@@ -36,21 +35,22 @@ async def write_users(conn: Connection, app_id: str, issuer: str, emails: Mappin
     Users and identities that are there stay as they are, but for the address, of which a digest is kept.
     """
     ids = sorted(emails)
-    await users.lock_users(conn, app_id, ids)
-    taken = await identities.taken_ids(conn, app_id, issuer, ids)
-    wanted = [one for one in ids if one not in taken]
-    known = dict(
-        zip(wanted, await users.read_statuses(conn, [AccountKey(app_id, one, "") for one in wanted]), strict=True)
-    )
-    await users.insert_users(conn, [(app_id, one) for one in wanted])
-    # A first sign-in at another issuer may have taken an id just before it was inserted.
-    taken |= await identities.taken_ids(conn, app_id, issuer, wanted)
-    digests = {one: email_digest(app_id, emails[one]) if emails[one] else None for one in wanted if one not in taken}
-    inserted, updated = await identities.import_identities(conn, app_id, issuer, digests)
+    known = await users.lock_known(conn, app_id, ids)
+    states = await identities.import_states(conn, app_id, issuer, ids)
+    unknown = [one for one in ids if one not in known and not states[one].taken]
+    if unknown:
+        await users.insert_users(conn, [(app_id, one) for one in unknown])
+        # A first sign-in at another issuer may have taken an id just before it was inserted.
+        states |= await identities.import_states(conn, app_id, issuer, unknown)
+    digests = {one: email_digest(app_id, emails[one]) if emails[one] else None for one in ids if not states[one].taken}
+    wanted = {
+        one: made for one, made in digests.items() if (True, made) != (states[one].known, states[one].email_digest)
+    }
+    inserted, updated = await identities.import_identities(conn, app_id, issuer, wanted) if wanted else (0, 0)
     return WrittenUsers(
-        users=sum(not status.exists for one, status in known.items() if one not in taken),
+        users=sum(one in digests for one in unknown),
         identities=inserted,
         emails=updated,
-        taken=frozenset(taken),
-        blocked=frozenset(one for one, status in known.items() if status.blocked),
+        taken=frozenset(ids) - digests.keys(),
+        blocked=frozenset(one for one in digests if known.get(one)),
     )

@@ -18,6 +18,19 @@ class KnownIdentity(NamedTuple):
     link_id: str | None
 
 
+class ImportState(NamedTuple):
+    """Says what is known of an id as a subject of an issuer.
+
+    Attributes:
+        taken: It is no such subject: only other identities name the user, or the subject names another user.
+        known: The subject has an identity.
+    """
+
+    taken: bool
+    known: bool
+    email_digest: bytes | None
+
+
 async def claim_ids(conn: Connection, subjects: Sequence[Identity]) -> None:
     """Make each subject a user of its own id, in one statement with its identity, if nobody is known by that id."""
     await conn.execute(
@@ -124,23 +137,23 @@ async def forget_emails(conn: Connection, app_id: str, user_id: str) -> None:
     )
 
 
-async def taken_ids(conn: Connection, app_id: str, issuer: str, user_ids: Sequence[str]) -> set[str]:
-    """Return the ids that subjects of an issuer cannot have.
-
-    Those are of users whom only other identities name, and of subjects that name another user.
-    """
+async def import_states(conn: Connection, app_id: str, issuer: str, user_ids: Sequence[str]) -> dict[str, ImportState]:
+    """Return what is known of each id as a subject of an issuer. By index alone, however many identities there are."""
     rows = await conn.fetch(
-        """SELECT k.user_id FROM unnest($3::text[]) AS k (user_id)
-           WHERE EXISTS (SELECT FROM user_identities o WHERE o.app_id = $1 AND o.user_id = k.user_id)
-             AND NOT EXISTS (SELECT FROM user_identities a
-                             WHERE (a.app_id, a.issuer, a.subject, a.user_id) = ($1, $2, k.user_id, k.user_id))
-              OR EXISTS (SELECT FROM user_identities a
-                         WHERE (a.app_id, a.issuer, a.subject) = ($1, $2, k.user_id) AND a.user_id <> k.user_id)""",
+        """SELECT k.user_id,
+                  CASE WHEN mine.user_id IS NULL THEN other.found IS NOT NULL
+                       ELSE mine.user_id <> k.user_id END AS taken,
+                  mine.user_id IS NOT NULL AS known, mine.email_digest
+           FROM unnest($3::text[]) AS k (user_id)
+           LEFT JOIN LATERAL (SELECT a.user_id, a.email_digest FROM user_identities a
+                              WHERE a.app_id = $1 AND a.issuer = $2 AND a.subject = k.user_id LIMIT 1) mine ON true
+           LEFT JOIN LATERAL (SELECT 1 AS found FROM user_identities o
+                              WHERE o.app_id = $1 AND o.user_id = k.user_id LIMIT 1) other ON true""",
         app_id,
         issuer,
         list(user_ids),
     )
-    return {row["user_id"] for row in rows}
+    return {row["user_id"]: ImportState(row["taken"], row["known"], row["email_digest"]) for row in rows}
 
 
 async def import_identities(

@@ -103,6 +103,17 @@ async def lock_users(conn: Connection, app_id: str, user_ids: Sequence[str]) -> 
     )
 
 
+async def lock_known(conn: Connection, app_id: str, user_ids: Sequence[str]) -> dict[str, bool]:
+    """Lock the rows of those users who have one, in order. Returns of each if it is disabled or deleted."""
+    rows = await conn.fetch(
+        """SELECT user_id, coalesce(disabled_at, deleted_at) IS NOT NULL AS blocked FROM users
+           WHERE app_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR NO KEY UPDATE""",
+        app_id,
+        list(user_ids),
+    )
+    return {row["user_id"]: row["blocked"] for row in rows}
+
+
 async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:
     """Revoke every token of a user that was issued so far."""
     row = await conn.fetchrow(

@@ -62,10 +62,10 @@ class UserReport:
     examples: dict[UserMisfit, int] = field(default_factory=dict)
     providers: Counter[str] = field(default_factory=Counter)
 
-    def add_misfit(self, reason: UserMisfit) -> None:
-        """Count a user who is left out: the one that was read last."""
+    def add_misfit(self, reason: UserMisfit, place: int) -> None:
+        """Count the user at this place of the export, which is left out."""
         self.misfits[reason] += 1
-        self.examples.setdefault(reason, self.read)
+        self.examples.setdefault(reason, place)
 
 
 class _RolledBack(Exception):  # no error: it ends the transaction of a dry run
@@ -100,15 +100,16 @@ async def import_users(
     return report
 
 
-def _users(plan: ImportPlan, export: IO[bytes], report: UserReport) -> Iterator[FirebaseUser]:
+def _users(plan: ImportPlan, export: IO[bytes], report: UserReport) -> Iterator[tuple[int, FirebaseUser]]:
+    """Yield the users that can be imported, each with its place in the export."""
     for found in read_users(export):
         report.read += 1
         if isinstance(found, UserMisfit):
-            report.add_misfit(found)
+            report.add_misfit(found, report.read)
         elif not plan.is_user_id(found.user_id):
-            report.add_misfit(UserMisfit.MALFORMED_ID)
+            report.add_misfit(UserMisfit.MALFORMED_ID, report.read)
         else:
-            yield found
+            yield report.read, found
 
 
 async def _in_transaction(database: Database, batch: UserBatch, *, dry_run: bool) -> tuple[WrittenUsers, list[str]]:
@@ -122,14 +123,17 @@ async def _in_transaction(database: Database, batch: UserBatch, *, dry_run: bool
     return done
 
 
-async def _write(database: Database, plan: ImportPlan, users: Sequence[FirebaseUser], report: UserReport) -> list[str]:
+async def _write(
+    database: Database, plan: ImportPlan, users: Sequence[tuple[int, FirebaseUser]], report: UserReport
+) -> list[str]:
     """Write a batch, count it, and return who was disabled. Of a user who is in it twice the last one counts."""
-    by_id = {one.user_id: one for one in users}
+    by_id = {one.user_id: one for _, one in users}
+    places = {one.user_id: place for place, one in users}
     emails = {one.user_id: one.verified_email if plan.keep_emails else "" for one in by_id.values()}
     batch = UserBatch(plan.app_id, plan.issuer, emails, frozenset(name for name, one in by_id.items() if one.disabled))
     written, disabled = await _in_transaction(database, batch, dry_run=plan.dry_run)
-    for name in sorted(written.taken):
-        report.add_misfit(UserMisfit.TAKEN)
+    for name in sorted(written.taken, key=places.__getitem__):
+        report.add_misfit(UserMisfit.TAKEN, places[name])
         del by_id[name]
     report.users += written.users
     report.identities += written.identities

@@ -112,7 +112,7 @@ async def test_verify_tells_each_difference_by_its_path(database: Database) -> N
         ("(member)/chat:b/cid", "missing here", False),
     }
     assert comparing.export is not None
-    assert {pattern for pattern, _ in comparing.export.misfits} == {"*"}
+    assert {pattern for pattern, _ in comparing.export.misfits} == {"elsewhere"}
 
 
 async def test_verify_compares_devices_and_preferences(database: Database, database_urls: DatabaseUrls) -> None:

@@ -36,7 +36,6 @@ _COMMANDS_OF = {
         "slo",
         "smoke",
         "soak",
-        "import-rtdb",
         "import-users",
         "export",
         "verify",

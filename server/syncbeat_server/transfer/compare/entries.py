@@ -27,6 +27,7 @@ from syncbeat_server.transfer.rtdb.reading import read_entries
 from syncbeat_server.transfer.store import app_rows
 
 _PROGRESS_EVERY = 1_000
+_MOST_PATTERNS = 1_000
 
 
 @dataclass
@@ -35,6 +36,12 @@ class SpooledExport:
 
     entries: Counter[EntryKind] = field(default_factory=Counter)
     misfits: Counter[tuple[str, MisfitReason]] = field(default_factory=Counter)
+
+    def count_misfit(self, misfit: Misfit) -> None:
+        """Count a place that does not fit; the keys of a root may be any number, so that others count as one."""
+        known = (misfit.pattern, misfit.reason)
+        is_room = known in self.misfits or len(self.misfits) < _MOST_PATTERNS
+        self.misfits[known if is_room else ("...", misfit.reason)] += 1
 
 
 class StoredEntry(NamedTuple):
@@ -69,7 +76,7 @@ def spool_export(
                 if isinstance(spooled, MisfitReason):
                     spooled = Misfit(spelled(entry.node.pattern), entry.path, spooled)
                 if isinstance(spooled, Misfit):
-                    found.misfits[spooled.pattern, spooled.reason] += 1
+                    found.count_misfit(spooled)
                     if spooled.reason is not MisfitReason.UNMATCHED:
                         spool.add_misfit(spooled.path)
                 else:

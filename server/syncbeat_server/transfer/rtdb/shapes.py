@@ -18,6 +18,7 @@ from syncbeat_server.transfer.model import Json
 ExportedJson: TypeAlias = "dict[str, ExportedJson] | list[ExportedJson] | str | bool | int | Decimal | None"
 """A value as exports have it: with arrays, whose gaps are null."""
 
+_PLAIN_CHARACTERS = 34
 _MAX_INT = 2**63 - 1
 MAX_INDEX_DIGITS = 10  # RTDB takes keys for indexes up to 2**31
 
@@ -66,12 +67,18 @@ def is_number(value: Json) -> bool:
     return isinstance(value, Decimal) or type(value) is int
 
 
-def json_text(value: Json | ExportedJson) -> str:
-    """Return a value as JSON. Numbers are written with the digits they were read with."""
-    return orjson.dumps(value, default=_number).decode()
+def json_text(value: Json | ExportedJson, odd_numbers: list[Decimal] | None = None) -> str:
+    """Return a value as JSON. Numbers are written with the digits they were read with.
 
+    `odd_numbers` gets those numbers that have an exponent or more characters than the digits of decimal128.
+    """
 
-def _number(value: Any) -> orjson.Fragment:
-    if isinstance(value, Decimal) and value.is_finite():
-        return orjson.Fragment(str(value))
-    raise TypeError(f"{type(value).__name__} is not of JSON")
+    def written(number: Any) -> orjson.Fragment:
+        if not isinstance(number, Decimal) or not number.is_finite():
+            raise TypeError(f"{type(number).__name__} is not of JSON")
+        text = str(number)
+        if odd_numbers is not None and (len(text) > _PLAIN_CHARACTERS or "E" in text):
+            odd_numbers.append(number)
+        return orjson.Fragment(text)
+
+    return orjson.dumps(value, default=written).decode()

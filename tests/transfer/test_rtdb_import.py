@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import itertools
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from syncbeat_server.clock import SystemClock
 from syncbeat_server.defaults import DEVICES_PER_USER
 from syncbeat_server.directory.store import members as member_rows
 from syncbeat_server.errors import ConfigurationError
@@ -31,7 +33,8 @@ from syncbeat_server.transfer.mapping.reverse import path_of_value
 from syncbeat_server.transfer.model import Json, MisfitReason, Path
 from syncbeat_server.transfer.rtdb.shapes import canonical, exported, json_text
 from tests.support.build import APP
-from tests.support.fake_clock import FakeClock
+from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.fake_clock import FakeClock, wait_until
 from tests.support.rtdb_exports import MAP
 from tests.support.rtdb_trees import TREES, entries_of, tree_of
 
@@ -215,6 +218,34 @@ async def test_import_goes_on_exactly_where_it_was_killed(database: Database, cl
     assert (report.written, report.unchanged) == (100, 0)
     assert [one.places for one in seen] == sorted({one.places for one in seen})
     assert len(await _feed(database)) == 100
+    assert await _table(database, "SELECT DISTINCT sequence FROM changes") == [{"sequence": 1}]
+
+
+async def test_lost_connections_are_made_up_for(
+    database: Database, database_urls: DatabaseUrls, clock: FakeClock
+) -> None:
+    source = ImportSource(parse_map(MAP), APP, BEGUN)
+    importer = Importer(database, SystemClock(), source, "0" * 64, lambda _: DEFAULT_PRIOR, SMALL)
+    batches = 0
+
+    async def cut_off() -> None:
+        for place in range(5, 45, 10):
+            await wait_until(functools.partial(lambda least: batches > least, place))
+            await run_sql(
+                database_urls.admin_url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'syncbeat_app'",
+            )
+
+    def count(_: Progress) -> None:
+        nonlocal batches
+        batches += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(cut_off())
+        run = tasks.create_task(importer.run(io.BytesIO(_many(400).encode()), "export.json", count))
+
+    assert run.result().written == 400
+    assert len(await _feed(database)) == 400
     assert await _table(database, "SELECT DISTINCT sequence FROM changes") == [{"sequence": 1}]
 
 

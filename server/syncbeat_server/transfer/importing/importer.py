@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -96,9 +96,7 @@ class Importer:
             if pause_s:
                 await self._clock.sleep(pause_s)
             batch = await ahead
-        async with self._database.transaction() as conn:
-            if not await finish_import(conn, self._key, self._places, self._report.to_json()):
-                raise _others_run()
+        await self._repeat(self._finish)
         return self._report
 
     async def _begin(self, export_name: str) -> None:
@@ -108,6 +106,11 @@ class Importer:
             if row.finished_at is not None:
                 self._places, self._report = 0, ImportReport()
                 await advance_import(conn, self._key, row.places, 0, self._report.to_json())
+
+    async def _finish(self, _is_repeat: bool) -> None:
+        async with self._database.transaction() as conn:
+            if not await finish_import(conn, self._key, self._places, self._report.to_json()):
+                raise _others_run()
 
     async def _write_batch(self, batch: Batch) -> float:
         """Write a batch, and return the seconds to pause after it."""
@@ -132,10 +135,17 @@ class Importer:
             await self._write_halves(items[middle:], counted, places)
 
     async def _write_patiently(self, items: Sequence[Item], counted: ImportReport, places: int) -> None:
+        async def write(is_repeat: bool) -> None:
+            await self._write_once(items, counted, places, is_repeat=is_repeat)
+
+        await self._repeat(write)
+
+    async def _repeat(self, work: Callable[[bool], Awaitable[None]]) -> None:
+        """Do work, which is told if it is repeated, until the database answers, for a minute."""
         pause_s = _FIRST_RETRY_S
         for left in reversed(range(_TRIES)):
             try:
-                await self._write_once(items, counted, places, is_repeat=left < _TRIES - 1)
+                await work(left < _TRIES - 1)
                 return
             except DependencyUnfit:
                 raise

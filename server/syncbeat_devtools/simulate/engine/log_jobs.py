@@ -1,0 +1,114 @@
+"""Jobs for parallel processes that replay days of a log, and what a server has learned when such a day begins."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from syncbeat_devtools.simulate.engine.log_replay import play_log_day
+from syncbeat_devtools.simulate.engine.tally import Tally
+from syncbeat_devtools.simulate.fleet.devices import DAY, Device
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
+from syncbeat_devtools.simulate.policies.log_schedules import FeedSchedule, HintSchedule, LogSchedule
+from syncbeat_devtools.simulate.policies.rivals import USUAL, AverageSchedule, Constants, TimerSchedule, activity_of
+from syncbeat_devtools.simulate.policies.schedules import BackoffSchedule, FixedSchedule, TierSchedule
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_server.defaults import SchedulingPolicy
+from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
+from syncbeat_server.sync.tuning.hint_recorder import sampled
+from syncbeat_server.sync.tuning.prior_fit import fit
+
+_WANTED_SCOPES, _MAX_SCOPES = 300.0, 1_000
+_A_CHANGE_A_DAY = 1.0 / DAY
+
+
+class LearnedDay(NamedTuple):
+    """Holds what a server has learned of an app when a day begins: from its history, and from nothing later.
+
+    `device_rate` is the mean of its devices' changes a second.
+    """
+
+    key: DayKey
+    size: int
+    prior: Prior
+    device_rate: float
+
+
+class LogJob(NamedTuple):
+    """One policy over every `step`-th device of a day from `first` on; each seed plays it with other phases."""
+
+    row: PolicyRow
+    learned: LearnedDay
+    settings: Settings
+    constants: Constants | None
+    seeds: tuple[int, ...]
+    first: int = 0
+    step: int = 1
+
+
+def learn_day(key: DayKey) -> LearnedDay:
+    """Return what a server has learned when a day begins: the prior of its last nightly fit, made on the day before."""
+    day = log_day(key)
+    span_s = key.history_days * DAY
+    heard = sum(len(device.history) for device in day.devices)
+    followed_s = sum(min(span_s, -device.born) for device in day.devices if device.born < 0.0)
+    histories = _histories(day)
+    fitted = fit(histories, DEFAULT_PRIOR) if histories else None
+    return LearnedDay(
+        key,
+        len(day.devices),
+        DEFAULT_PRIOR if fitted is None else fitted.prior,
+        heard / followed_s if heard else _A_CHANGE_A_DAY,
+    )
+
+
+def play_log_job(job: LogJob) -> Tally:
+    """Play a day of the job's devices."""
+    tally, day = Tally(), log_day(job.learned.key)
+    cap_s = job.settings.bounds.cap_s
+    for device in day.devices[job.first :: job.step]:
+        for seed in job.seeds:
+            # The same phases for every policy, so that rows differ only by the policies' decisions.
+            phase = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
+            play_log_day(device, _schedule(job, day, device), tally, phase, cap_s)
+    return tally
+
+
+def _schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
+    settings, learned = job.settings, job.learned
+    constants = job.constants or USUAL.get(job.row, Constants(0.0, 0.0))
+    own = day.active.get(day.names[device.index], ())
+    match job.row:
+        case PolicyRow.FIXED:
+            return FeedSchedule(FixedSchedule(settings), device, steady=True)
+        case PolicyRow.TIERS:
+            return FeedSchedule(TierSchedule(settings, device.born), device)
+        case PolicyRow.BACKOFF:
+            return FeedSchedule(BackoffSchedule(settings), device)
+        case PolicyRow.TUNED_EWMA:
+            return AverageSchedule(constants, settings.price.staleness, settings.bounds, device, learned.device_rate)
+        case PolicyRow.AFTER_ACTIVITY:
+            return TimerSchedule(constants, settings.multiplier, settings.bounds, activity_of(device, own))
+        case PolicyRow.BY_SCREEN:
+            return TimerSchedule(constants, settings.multiplier, settings.bounds, own)
+        case _:
+            return _hint_schedule(job, day, device)
+
+
+def _hint_schedule(job: LogJob, day: LogDay, device: Device) -> HintSchedule:
+    settings, learned = job.settings, job.learned
+    tuning = settings.tuning._replace(prior=learned.prior)
+    if job.row is PolicyRow.EWMA:
+        tuning = tuning._replace(policy=SchedulingPolicy.SQRT_EWMA)
+    return HintSchedule(day, device, tuning)
+
+
+def _histories(day: LogDay) -> Sequence[History]:
+    """Return the scopes that the nightly fit would be given at the start of a day (`tuning/nightly_fit.py`)."""
+    known = [feed for feed in day.scopes if feed.born < 0.0]
+    active = sum(any(-DAY <= at < 0.0 for at in feed.changes) for feed in known)
+    share = min(1.0, _WANTED_SCOPES / max(1, active))
+    chosen = [feed for feed in known if sampled(feed.scope, share)][:_MAX_SCOPES]
+    return [History(max(-DAY, feed.born), 0.0, tuple(at for at in feed.changes if -DAY <= at < 0.0)) for feed in chosen]

@@ -1,0 +1,123 @@
+"""Compares policies on days of a log, each after days of history, at one mean staleness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from syncbeat_devtools.simulate.engine.jobs import JobRunner
+from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, learn_day
+from syncbeat_devtools.simulate.fleet.devices import DAY
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day, log_lines
+from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.log_rows import make_log_row
+from syncbeat_devtools.simulate.study.bootstrap import DayDraws
+from syncbeat_devtools.simulate.study.log_solver import Group, LogOutcome, solve_log
+from syncbeat_devtools.simulate.study.rival_tuning import tune_rivals, tuning_days
+
+RIVALS = (
+    PolicyRow.FIXED,
+    PolicyRow.TIERS,
+    PolicyRow.BACKOFF,
+    PolicyRow.EWMA,
+    PolicyRow.TUNED_EWMA,
+    PolicyRow.AFTER_ACTIVITY,
+    PolicyRow.BY_SCREEN,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """The days of a log to measure. `apart`: each has its own multiplier, as if it were measured alone."""
+
+    keys: tuple[DayKey, ...]
+    apart: bool
+    seeds: tuple[int, ...]
+
+
+def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRunner) -> dict[str, Any]:
+    """Compare all policies that only poll.
+
+    Raises:
+        ConfigurationError: a day has no change to see.
+    """
+    for key in plan.keys:
+        check_day(key)
+    learned = runner.map(learn_day, plan.keys, "learning from history")
+    groups = _groups(plan, learned, settings, target_s, runner)
+    outcomes = {
+        row: solve_log(row, groups, settings, target_s, plan.seeds, runner) for row in (*RIVALS, PolicyRow.PULL)
+    }
+    bounds = bound_by_day(plan, target_s, runner)
+    draws = DayDraws(len(plan.keys))
+    best = best_rival(outcomes, target_s)
+    rows = []
+    for row, outcome in outcomes.items():
+        others = [] if row is not PolicyRow.PULL else [outcomes[rival] for rival in RIVALS]
+        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, len(plan.seeds), others))
+    return {
+        "log": plan.keys[0].path.name,
+        "history_days": plan.keys[0].history_days,
+        "days": [
+            {"start": day.key.start, "devices": day.size, "changes": _changes(day.key), "prior": day.prior._asdict()}
+            for day in learned
+        ],
+        "each_day_alone": plan.apart,
+        "seeds": list(plan.seeds),
+        "target_mean_s": target_s,
+        "bounds_s": list(settings.bounds),
+        "constants": [
+            {"from": group.days[0].key.start, **{row.value: list(found) for row, found in group.constants.items()}}
+            for group in groups
+        ],
+        "best_rival": best.row.value,
+        "clairvoyant_requests_per_day": round(sum(bounds) / len(bounds)),
+        "policies": rows,
+    }
+
+
+def best_rival(outcomes: dict[PolicyRow, LogOutcome], target_s: float) -> LogOutcome:
+    """Return the rival with the fewest requests at the target."""
+    return min((outcomes[row] for row in RIVALS), key=lambda one: one.whole.requests * one.whole.mean_s / target_s)
+
+
+def bound_by_day(plan: LogPlan, target_s: float, runner: JobRunner) -> list[float]:
+    """Return for each day the requests that a policy needs at the least which knows each commit before it happens."""
+    return runner.map(_bound_of_day, [(key, target_s) for key in plan.keys], "bounds")
+
+
+def _bound_of_day(asked: tuple[DayKey, float]) -> float:
+    key, target_s = asked
+    return least_requests([device.changes for device in log_day(key).devices], target_s)
+
+
+def _groups(
+    plan: LogPlan, learned: Sequence[LearnedDay], settings: Settings, target_s: float, runner: JobRunner
+) -> list[Group]:
+    log_start = log_lines(plan.keys[0].path, plan.keys[0].form)[0].at
+    # Days that follow each other share the constants: those before them would be tuned on what is measured.
+    runs = _consecutive(learned) if plan.apart else [sorted(learned, key=lambda day: day.key.start)]
+    groups: list[Group] = []
+    for run in runs:
+        keys = tuning_days(run[0].key, log_start)
+        before = runner.map(learn_day, keys, "learning from history")
+        tuned = tune_rivals(before, settings, target_s, plan.seeds[0], runner) if before else {}
+        groups += [Group((day,), tuned) for day in run] if plan.apart else [Group(tuple(run), tuned)]
+    return groups
+
+
+def _consecutive(learned: Sequence[LearnedDay]) -> list[list[LearnedDay]]:
+    """Return the days in the order of time, those that follow each other together."""
+    runs: list[list[LearnedDay]] = []
+    for day in sorted(learned, key=lambda one: one.key.start):
+        if runs and day.key.start - runs[-1][-1].key.start <= DAY:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return runs
+
+
+def _changes(key: DayKey) -> int:
+    return sum(len(device.changes) for device in log_day(key).devices)

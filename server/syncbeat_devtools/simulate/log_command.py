@@ -16,6 +16,9 @@ from syncbeat_devtools.simulate.study.log_study import LogPlan, study_log
 from syncbeat_devtools.simulate.study.solver import Days, solve_hybrid
 from syncbeat_server.errors import ConfigurationError
 
+_HYBRID_DEVICES = 200
+"""The devices of a day by which the hybrid is simulated: the first of them by name."""
+
 
 def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     """Compare all policies on the chosen days of a log, and the hybrid at its own limits.
@@ -28,7 +31,7 @@ def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     found = study_log(plan, settings, request.target_s, runner)
     first = learn_day(plan.keys[0])
     samples = [
-        Sample(DEFAULT, number, day["devices"], request.history_days, key)
+        Sample(DEFAULT, number, min(_HYBRID_DEVICES, day["devices"]), request.history_days, key)
         for number, (key, day) in enumerate(zip(plan.keys, found["days"], strict=True))
     ]
     days = Days.of(samples)

@@ -10,9 +10,9 @@ from syncbeat_devtools.simulate.engine.log_replay import play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
-from syncbeat_devtools.simulate.policies.log_schedules import FeedSchedule, HintSchedule, LogSchedule
+from syncbeat_devtools.simulate.policies.log_schedules import EvenSchedule, HintSchedule, LogSchedule
 from syncbeat_devtools.simulate.policies.rivals import USUAL, AverageSchedule, Constants, TimerSchedule, activity_of
-from syncbeat_devtools.simulate.policies.schedules import BackoffSchedule, FixedSchedule, TierSchedule
+from syncbeat_devtools.simulate.policies.schedules import FixedSchedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.policy.fit_samples import History
@@ -82,11 +82,7 @@ def _schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
     own = day.active.get(day.names[device.index], ())
     match job.row:
         case PolicyRow.FIXED:
-            return FeedSchedule(FixedSchedule(settings), device, steady=True)
-        case PolicyRow.TIERS:
-            return FeedSchedule(TierSchedule(settings, device.born), device)
-        case PolicyRow.BACKOFF:
-            return FeedSchedule(BackoffSchedule(settings), device)
+            return EvenSchedule(FixedSchedule(settings))
         case PolicyRow.TUNED_EWMA:
             return AverageSchedule(constants, settings.price.staleness, settings.bounds, device, learned.device_rate)
         case PolicyRow.AFTER_ACTIVITY:

@@ -22,7 +22,7 @@ def play_log_day(device: Device, schedule: LogSchedule, tally: Tally, phase: flo
     if device.born >= 0.0:
         at, wait_s = device.born, 0.0
     else:
-        wait_s = schedule.ask(0.0, news=False).wait_s
+        wait_s = schedule.ask(0.0).wait_s
         at = phase * wait_s
     while True:
         before = seen
@@ -31,27 +31,23 @@ def play_log_day(device: Device, schedule: LogSchedule, tally: Tally, phase: flo
             seen += 1
         if at >= DAY:
             return
-        news = seen > before
-        _count(tally, at, wait_s, 1, capped=wait_s >= cap_s * _AT_CAP)
-        tally.traffic_bytes += FETCH_BYTES if news else EMPTY_POLL_BYTES
-        wait_s, until = schedule.ask(at, news=news)
+        _count(tally, wait_s, 1, capped=wait_s >= cap_s * _AT_CAP)
+        tally.traffic_bytes += FETCH_BYTES if seen > before else EMPTY_POLL_BYTES
+        wait_s, until = schedule.ask(at)
         stop = min(until, changes[seen] if seen < count else DAY, DAY)
         # Polls that find nothing, before anything could change the policy's answer.
         empty = math.ceil((stop - at) / wait_s) - 1 if stop > at + wait_s else 0
         if empty > 0:
-            _count(tally, at + wait_s, wait_s, empty, capped=wait_s >= cap_s * _AT_CAP)
+            _count(tally, wait_s, empty, capped=wait_s >= cap_s * _AT_CAP)
             tally.traffic_bytes += empty * EMPTY_POLL_BYTES
             at += empty * wait_s
         at += wait_s
 
 
-def _count(tally: Tally, first: float, wait_s: float, polls: int, *, capped: bool) -> None:
+def _count(tally: Tally, wait_s: float, polls: int, *, capped: bool) -> None:
     """Count polls at even intervals."""
     tally.polls += polls
     if capped:
         tally.capped += polls
     if wait_s > AWAKE_S:
         tally.wakeups += polls
-    minutes, last = tally.minutes, len(tally.minutes) - 1
-    for number in range(polls):
-        minutes[min(last, int((first + number * wait_s) / 60.0))] += 1

@@ -19,7 +19,7 @@ from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.scope_prior import Prior
 
-_MAX_STEADY_POLLS, _DRIFT = 48, 0.04
+_MAX_STEADY_POLLS, _DRIFT = 64, 0.05
 """A policy that has heard nothing is asked again after so many polls, or once its answer may have moved so far."""
 _EPOCH = "1"
 
@@ -34,8 +34,8 @@ class Answer(NamedTuple):
 class LogSchedule(Protocol):
     """Chooses the intervals between a device's polls. Asked in the order of time."""
 
-    def ask(self, now: float, *, news: bool) -> Answer:
-        """Return the interval after a poll at this second of the day, which found changes (`news`) or not."""
+    def ask(self, now: float) -> Answer:
+        """Return the interval after a poll at this second of the day."""
         ...
 
 
@@ -67,7 +67,7 @@ class HintSchedule:
         self._scopes: Sequence[ScopeState] = ()
         self._steadiness = Steadiness()
 
-    def ask(self, now: float, *, news: bool) -> Answer:
+    def ask(self, now: float) -> Answer:
         """Return the interval after a poll."""
         heard = bisect_right(self._moments, now, self._heard)
         if heard > self._heard:
@@ -80,20 +80,15 @@ class HintSchedule:
         return self._steadiness.answer(now, wait_s, heard, next_at)
 
 
-class FeedSchedule:
-    """A policy that takes all scopes of a device for one feed. `steady`: its interval never changes."""
+class EvenSchedule:
+    """A policy whose interval never changes."""
 
-    def __init__(self, schedule: Schedule, device: Device, *, steady: bool = False) -> None:
-        self._schedule, self._until = schedule, DAY if steady else 0.0
-        self._coming = [*reversed(device.changes)]
-        for at in device.history:
-            schedule.on_change(at)
+    def __init__(self, schedule: Schedule) -> None:
+        self._wait_s = schedule.interval(0.0, news=False)
 
-    def ask(self, now: float, *, news: bool) -> Answer:
+    def ask(self, now: float) -> Answer:
         """Return the interval after a poll."""
-        while self._coming and self._coming[-1] <= now:
-            self._schedule.on_change(self._coming.pop())
-        return Answer(self._schedule.interval(now, news=news), self._until)
+        return Answer(self._wait_s, DAY)
 
 
 def _events(day: LogDay, device: Device, prior: Prior) -> list[tuple[float, int, ScopeState]]:

@@ -35,14 +35,14 @@ class Constants(NamedTuple):
 GRIDS: dict[PolicyRow, tuple[Constants, ...]] = {
     PolicyRow.TUNED_EWMA: tuple(
         Constants(recent, longest)
-        for recent in (2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE)
-        for longest in (2 * _HOUR, 6 * _HOUR, DAY, 3 * DAY)
+        for recent in (5 * _MINUTE, 15 * _MINUTE, 40 * _MINUTE)
+        for longest in (4 * _HOUR, DAY, 4 * DAY)
     ),
     PolicyRow.AFTER_ACTIVITY: tuple(
-        Constants(minutes * _MINUTE, ratio) for minutes in (3, 10, 20, 40, 90) for ratio in (2.0, 4.0, 8.0, 16.0)
+        Constants(minutes * _MINUTE, ratio) for minutes in (5, 20, 60) for ratio in (4.0, 10.0, 25.0)
     ),
     PolicyRow.BY_SCREEN: tuple(
-        Constants(minutes * _MINUTE, ratio) for minutes in (3, 10, 20, 40, 90) for ratio in (2.0, 4.0, 8.0, 16.0)
+        Constants(minutes * _MINUTE, ratio) for minutes in (5, 20, 60) for ratio in (4.0, 10.0, 25.0)
     ),
 }
 """The constants tried for each rival."""
@@ -65,7 +65,7 @@ class AverageSchedule:
         self._heard, self._at, self._recent, self._long = 0, device.born, 0.0, 0.0
         self._steadiness = Steadiness()
 
-    def ask(self, now: float, *, news: bool) -> Answer:
+    def ask(self, now: float) -> Answer:
         """Return the interval after a poll."""
         heard = bisect_right(self._moments, now, self._heard)
         for at in self._moments[self._heard : heard]:
@@ -97,7 +97,7 @@ class TimerSchedule:
         self._fast_s = _bounded(FIXED_S * scale, bounds)
         self._slow_s = _bounded(FIXED_S * scale * constants.second, bounds)
 
-    def ask(self, now: float, *, news: bool) -> Answer:
+    def ask(self, now: float) -> Answer:
         """Return the interval after a poll."""
         heard = bisect_right(self._moments, now)
         next_at = self._moments[heard] if heard < len(self._moments) else DAY

@@ -78,9 +78,6 @@ def _interval(ends: Sequence[float] | None, form: str) -> str:
 
 def _constants(found: dict[str, Any]) -> str:
     told = {
-        f"{name} {first:g} s, {second:g}"
-        for group in found["constants"]
-        for name, (first, second) in group.items()
-        if name != "from"
+        f"{name} {pair[0]:g} s, {pair[1]:g}" for group in found["constants"] for name, pair in group["rivals"].items()
     }
     return "; ".join(sorted(told)) or "none, for want of days"

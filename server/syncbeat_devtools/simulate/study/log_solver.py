@@ -18,7 +18,7 @@ from syncbeat_server.sync.policy.scope_prior import Prior
 EQUAL = 0.01
 """The largest share by which a mean may miss the target and still count as equal."""
 
-_TOLERANCE = 0.004
+_TOLERANCE, _PILOT_TOLERANCE = 0.007, 0.02
 _PILOT_STEP, _PILOT_STEPS, _FULL_STEPS = 4, 4, 6
 _MIN_PILOT = 200
 _MAX_STRIDE = math.log(8.0)
@@ -26,7 +26,6 @@ _MAX_DISTANCE = math.log(1000.0)
 _MIN_MEAN_S = 1e-3
 _JOBS_PER_DAY = 2
 _PRICED = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.TUNED_EWMA}
-_TIER_GUESS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,7 @@ class _Search:
     """Searches the logarithm of one group's multiplier by the secant rule, within the bracket that is known."""
 
     def __init__(self, group: Group, guess: float, goal_s: float) -> None:
+        self.tolerance = _PILOT_TOLERANCE
         self.group, self.guess, self.goal = group, guess, math.log(goal_s)
         self.start = guess
         self._points: list[tuple[float, float]] = []
@@ -72,6 +72,7 @@ class _Search:
         """Forget the means of a pilot, but not the guess that they led to."""
         self._points.clear()
         self.best, self.is_done = math.inf, False
+        self.tolerance = _TOLERANCE
 
     def found(self, tallies: list[Tally]) -> None:
         """Take the tallies of the guess, and make the next guess."""
@@ -79,7 +80,7 @@ class _Search:
         self._points.append((self.guess, mean))
         if abs(mean - self.goal) < self.best:
             self.best, self.best_guess, self.tallies = abs(mean - self.goal), self.guess, tallies
-        self.is_done = self.best < _TOLERANCE
+        self.is_done = self.best < self.tolerance
         if not self.is_done:
             self._move()
 
@@ -113,7 +114,7 @@ def solve_log(
     seeds: tuple[int, ...],
     runner: JobRunner,
 ) -> LogOutcome:
-    """Play the policy at the multiplier at which each group's mean staleness is the target, to within 0.4 %, or nearly.
+    """Play the policy at the multiplier that gives each group the target as its mean, within 1 % if its bounds allow it.
 
     It is searched on a part of the devices first, then on all of them.
     """
@@ -122,8 +123,8 @@ def solve_log(
     ]
     if all(sum(day.size for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups):
         _search(row, searches, settings, seeds, runner, _PILOT_STEP, _PILOT_STEPS)
-        for search in searches:
-            search.restart()
+    for search in searches:
+        search.restart()
     _search(row, searches, settings, seeds, runner, 1, _FULL_STEPS)
     tallies = {
         day.key.start: tally
@@ -178,6 +179,6 @@ def _play(
 def first_multiplier(row: PolicyRow, prior: Prior, target_s: float) -> float:
     """Return the multiplier to begin a search with."""
     if row not in _PRICED:
-        return target_s / TARGET_STALENESS_S * (_TIER_GUESS if row is PolicyRow.TIERS else 1.0)
+        return target_s / TARGET_STALENESS_S
     price = first_price(Target(TargetKind.MEAN, target_s), prior).staleness
     return math.sqrt(DEFAULT_PRICE / price)

@@ -19,8 +19,6 @@ from syncbeat_devtools.simulate.study.rival_tuning import tune_rivals, tuning_da
 
 RIVALS = (
     PolicyRow.FIXED,
-    PolicyRow.TIERS,
-    PolicyRow.BACKOFF,
     PolicyRow.EWMA,
     PolicyRow.TUNED_EWMA,
     PolicyRow.AFTER_ACTIVITY,
@@ -69,7 +67,10 @@ def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRun
         "target_mean_s": target_s,
         "bounds_s": list(settings.bounds),
         "constants": [
-            {"from": group.days[0].key.start, **{row.value: list(found) for row, found in group.constants.items()}}
+            {
+                "from": group.days[0].key.start,
+                "rivals": {row.value: list(found) for row, found in group.constants.items()},
+            }
             for group in groups
         ],
         "best_rival": best.row.value,

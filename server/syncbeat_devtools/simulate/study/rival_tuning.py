@@ -13,10 +13,10 @@ from syncbeat_devtools.simulate.policies.rivals import GRIDS, Constants
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_devtools.simulate.study.log_solver import first_multiplier
 
-TUNING_DAYS = 3
+TUNING_DAYS = 2
 """The days before the measured ones on which constants are tried; each has its own history before it."""
 
-_DEVICES = 200
+_DEVICES = 150
 _ROUNDS = 3
 _MAX_FACTOR = 8.0
 _MIN_MEAN_S = 1e-3

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from syncbeat_devtools.simulate.engine.jobs import Job, JobRunner, Sample, split_jobs
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
+from syncbeat_devtools.simulate.fleet.log_days import log_day
 from syncbeat_devtools.simulate.fleet.push_channel import PushConditions, handset
 from syncbeat_devtools.simulate.policies.bounds import Bound, poll_bound, signalled_bound
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
@@ -71,7 +72,8 @@ class Days:
         """Return the number of devices that figures are scaled to: the fleet's, or those of a log on a mean day."""
         if self.has_true_rates:
             return self.samples[0].spec.devices
-        return round(sum(sample.size for sample in self.samples) / len(self.samples))
+        sizes = [len(log_day(sample.log).devices) for sample in self.samples if sample.log is not None]
+        return round(sum(sizes) / len(sizes))
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Days:

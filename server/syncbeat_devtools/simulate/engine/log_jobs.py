@@ -10,6 +10,7 @@ from syncbeat_devtools.simulate.engine.log_replay import play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
+from syncbeat_devtools.simulate.policies.hindsight import Circumstances, HindsightSchedule, Table
 from syncbeat_devtools.simulate.policies.log_schedules import EvenSchedule, HintSchedule, LogSchedule
 from syncbeat_devtools.simulate.policies.rivals import USUAL, AverageSchedule, Constants, TimerSchedule, activity_of
 from syncbeat_devtools.simulate.policies.schedules import FixedSchedule
@@ -46,6 +47,7 @@ class LogJob(NamedTuple):
     seeds: tuple[int, ...]
     first: int = 0
     step: int = 1
+    table: Table = ()
 
 
 def learn_day(key: DayKey) -> LearnedDay:
@@ -72,11 +74,12 @@ def play_log_job(job: LogJob) -> Tally:
         for seed in job.seeds:
             # The same phases for every policy, so that rows differ only by the policies' decisions.
             phase = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
-            play_log_day(device, _schedule(job, day, device), tally, phase, cap_s)
+            play_log_day(device, make_log_schedule(job, day, device), tally, phase, cap_s)
     return tally
 
 
-def _schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
+def make_log_schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
+    """Return the schedule of a device of the day by the policy of a job."""
     settings, learned = job.settings, job.learned
     constants = job.constants or USUAL.get(job.row, Constants(0.0, 0.0))
     own = day.active.get(day.names[device.index], ())
@@ -89,6 +92,9 @@ def _schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
             return TimerSchedule(constants, settings.multiplier, settings.bounds, activity_of(device, own))
         case PolicyRow.BY_SCREEN:
             return TimerSchedule(constants, settings.multiplier, settings.bounds, own)
+        case PolicyRow.HINDSIGHT:
+            known = Circumstances(day, device)
+            return HindsightSchedule(job.table, known, settings.price.staleness, settings.bounds)
         case _:
             return _hint_schedule(job, day, device)
 

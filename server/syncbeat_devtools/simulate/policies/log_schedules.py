@@ -133,7 +133,7 @@ def _versions(
     for count, at in enumerate(changes, start=1):
         signal = scope_signal.signal_after_change(signal, prior, start + at)
         version = at, count, signal
-        if found[-1][0] < 0.0:
+        if at < 0.0:
             found[-1] = version
         else:
             found.append(version)

@@ -32,6 +32,7 @@ class PolicyRow(StrEnum):
     ORACLE = "oracle"
     TUNED_EWMA = "ewma, tuned"
     AFTER_ACTIVITY = "fast after activity, tuned"
+    HINDSIGHT = "rates of circumstances, in hindsight"
     BY_SCREEN = "fast in the foreground, tuned"
 
 

@@ -81,8 +81,8 @@ def _ratio(outcome: LogOutcome, other: LogOutcome) -> float:
 
 def _reason(capped: float) -> str:
     if capped > _AT_BOUNDS:
-        return "the longest interval does not allow the target"
-    return "no multiplier gives the target"
+        return "the longest interval does not allow it"
+    return "no multiplier gives it"
 
 
 def _rounded(interval: Interval | None, digits: int) -> list[float] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, LogJob, play_log_job
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
+from syncbeat_devtools.simulate.policies.hindsight import Table
 from syncbeat_devtools.simulate.policies.rivals import Constants
 from syncbeat_devtools.simulate.policies.settings import DEFAULT_PRICE, PolicyRow, Settings
 from syncbeat_server.defaults import TARGET_STALENESS_S
@@ -25,7 +26,7 @@ _MAX_STRIDE = math.log(8.0)
 _MAX_DISTANCE = math.log(1000.0)
 _MIN_MEAN_S = 1e-3
 _JOBS_PER_DAY = 2
-_PRICED = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.TUNED_EWMA}
+_PRICED = {PolicyRow.EWMA, PolicyRow.PULL, PolicyRow.TUNED_EWMA, PolicyRow.HINDSIGHT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Group:
 
     days: tuple[LearnedDay, ...]
     constants: dict[PolicyRow, Constants] = field(default_factory=dict)
+    table: Table = ()
+    """The rates of circumstances, which the row in hindsight is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def solve_log(
     seeds: tuple[int, ...],
     runner: JobRunner,
 ) -> LogOutcome:
-    """Play the policy at the multiplier that gives each group the target as its mean, within 1 % if its bounds allow it.
+    """Play the policy at multipliers that give each group the target as its mean, to 1 % if the bounds allow it.
 
     It is searched on a part of the devices first, then on all of them.
     """
@@ -167,7 +170,7 @@ def _play(
     """Play every `step`-th device. Returns the tallies of each group's days."""
     parts = _JOBS_PER_DAY if step == 1 else 1
     jobs = [
-        LogJob(row, day, settings, group.constants.get(row), seeds, part, parts * step)
+        LogJob(row, day, settings, group.constants.get(row), seeds, part, parts * step, group.table)
         for group, settings in asked
         for day in group.days
         for part in range(parts)

@@ -11,6 +11,7 @@ from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, learn_day
 from syncbeat_devtools.simulate.fleet.devices import DAY
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day, log_lines
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
+from syncbeat_devtools.simulate.policies.hindsight import count_circumstances, make_table
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_devtools.simulate.report.log_rows import make_log_row
 from syncbeat_devtools.simulate.study.bootstrap import DayDraws
@@ -46,7 +47,8 @@ def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRun
     learned = runner.map(learn_day, plan.keys, "learning from history")
     groups = _groups(plan, learned, settings, target_s, runner)
     outcomes = {
-        row: solve_log(row, groups, settings, target_s, plan.seeds, runner) for row in (*RIVALS, PolicyRow.PULL)
+        row: solve_log(row, groups, settings, target_s, plan.seeds, runner)
+        for row in (*RIVALS, PolicyRow.PULL, PolicyRow.HINDSIGHT)
     }
     bounds = bound_by_day(plan, target_s, runner)
     draws = DayDraws(len(plan.keys))
@@ -105,7 +107,10 @@ def _groups(
         keys = tuning_days(run[0].key, log_start)
         before = runner.map(learn_day, keys, "learning from history")
         tuned = tune_rivals(before, settings, target_s, plan.seeds[0], runner) if before else {}
-        groups += [Group((day,), tuned) for day in run] if plan.apart else [Group(tuple(run), tuned)]
+        groups += [
+            Group(days, tuned, make_table(runner.map(count_circumstances, [day.key for day in days], "in hindsight")))
+            for days in ([(day,) for day in run] if plan.apart else [tuple(run)])
+        ]
     return groups
 
 

@@ -1,0 +1,123 @@
+"""Tests studies of logs: means that are equal, bounds below all, and intervals over days."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from array import array
+from pathlib import Path
+
+import pytest
+
+from syncbeat_devtools.simulate.engine.tally import Tally
+from syncbeat_devtools.simulate.fleet.devices import DAY
+from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
+from syncbeat_devtools.simulate.study.bootstrap import DayDraws
+from syncbeat_server.cli.main import main
+from tests.simulate.made_logs import talk, write_messages
+
+pytestmark = pytest.mark.unit
+
+POLLING = [
+    "fixed-30s",
+    "sqrt-ewma",
+    "ewma, tuned",
+    "fast after activity, tuned",
+    "fast in the foreground, tuned",
+    "adaptive-pull",
+    "rates of circumstances, in hindsight",
+]
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five days of forty users."""
+    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(5, 40, 7))
+
+
+def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+    """Run a study, and return what it prints."""
+    options = ["--trace", str(log), "--trace-format", "messages", "--history-days", "2", "--processes", "1"]
+    assert main(["simulate", *options, "--json", *more]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = study(log, capsys, "--measure-days", "2", "--cap", "3600", "--seed", "1", "--seed", "2")
+    rows = found["policies"]
+    assert isinstance(rows, list)
+    assert [row["name"] for row in rows] == POLLING
+    for row in rows:
+        assert row["is_equal"], row["name"]
+        assert row["mean_s"] == pytest.approx(15.0, rel=0.0101)
+        assert row["requests_per_day"] > found["clairvoyant_requests_per_day"] > 0
+        low, high = row["intervals"]["requests_per_day"]
+        assert low <= row["requests_per_day"] <= high
+        assert len(row["by_day"]) == 2
+    pull = next(row for row in rows if row["name"] == "adaptive-pull")
+    assert set(pull["requests_over"]) == set(POLLING[:5])
+    assert pull["requests_over"]["fixed-30s"]["ratio"] < 0.9
+    assert found["constants"][0]["rivals"].keys() == set(POLLING[2:5])  # type: ignore[index]  # of JSON
+
+
+def test_days_alone_have_their_own_multipliers(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = study(log, capsys, "--measure-day", "2024-10-07", "--measure-day", "2024-10-08", "--cap", "3600")
+    for row in found["policies"]:  # type: ignore[attr-defined]  # of JSON
+        assert len(row["multipliers"]) == 2
+        assert row["is_equal"]
+        for day in row["by_day"]:
+            assert day["mean_s"] == pytest.approx(15.0, rel=0.0101)
+
+
+def test_row_says_that_the_cap_forbids_the_mean(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "2"]
+    assert main([*arguments, "--processes", "1", "--mean", "59", "--cap", "120"]) == 0
+    told = capsys.readouterr().out
+    assert "log log.txt: the day from 2024-10-08 00:00 UTC, after 2 days of history; 40 devices" in told
+    assert "adaptive-pull: not at the target: the longest interval does not allow it" in told
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_clairvoyant_bound_is_below_every_choice_of_polls(seed: int) -> None:
+    chance = random.Random(seed)
+    changes = sorted(chance.uniform(0.0, 600.0) for _ in range(9))
+    for mean_s in (5.0, 20.0, 80.0):
+        least = least_requests([changes], mean_s)
+        fewest = min(
+            len(polls)
+            for count in range(len(changes) + 1)
+            for polls in itertools.combinations(changes, count)
+            if sum(min([at for at in polls if at >= one], default=DAY) - one for one in changes) / 9 <= mean_s
+        )
+        assert 0.0 < least <= fewest
+        assert least > fewest - 2.0  # of few changes the duality gap may be a poll or so
+
+
+def test_clairvoyant_polls_each_lone_change() -> None:
+    assert least_requests([[1000.0], [2000.0, 60_000.0]], 0.001) == pytest.approx(3.0, abs=0.01)
+    assert least_requests([], 15.0) == least_requests([[], []], 15.0) == 0.0
+
+
+def tally(requests: int, *delays: float) -> Tally:
+    """Return a day's tally."""
+    return Tally(devices=1, polls=requests, delays=array("d", delays))
+
+
+def test_bootstrap_draws_the_same_days_for_both() -> None:
+    draws = DayDraws(3)
+    days = [tally(100, 10.0, 20.0), tally(300, 12.0, 18.0), tally(500, 5.0, 25.0)]
+    twice = [tally(2 * one.polls, *one.delays) for one in days]
+    low, high = draws.requests(days, 1) or (0.0, 0.0)
+    assert 100.0 <= low < 200.0 < 400.0 < high <= 500.0
+    assert draws.ratio(twice, days) == pytest.approx((2.0, 2.0))
+    assert draws.mean_s(days) == pytest.approx((15.0, 15.0))
+    lowest, highest = draws.quantile_s(days, 0.95) or (0.0, 0.0)
+    assert lowest < 20.0 <= highest <= 25.0
+
+
+def test_bootstrap_of_one_day_tells_no_interval() -> None:
+    assert DayDraws(1).requests([tally(5, 1.0)], 1) is None
+    assert DayDraws(1).quantile_s([tally(5, 1.0)], 0.95) is None

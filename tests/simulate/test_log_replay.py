@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, LogJob, learn_day, make_log_schedule, play_log_job
-from syncbeat_devtools.simulate.engine.log_replay import play_log_day
+from syncbeat_devtools.simulate.engine.log_replay import PHASES, Intervals, play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, log_day
@@ -57,7 +57,7 @@ def decisions_until_noon(row: PolicyRow, learned: LearnedDay) -> dict[str, list[
         if device.born >= NOON:
             continue
         schedule = Noted(make_log_schedule(job, day, device))
-        play_log_day(device, schedule, Tally(), 0.5, SETTINGS.bounds.cap_s)
+        Intervals(device, schedule)
         found[day.names[device.index]] = [one for one in schedule.decisions if one[0] < NOON]
     return found
 
@@ -88,7 +88,8 @@ def test_polls_in_bulk_equal_single_polls() -> None:
     device = Device(0, (3990.0, 4120.0, 50_001.0), born=-DAY)
     constants, bounds = Constants(600.0, 7.0), Bounds(5.0, 150.0)
     tally = Tally()
-    play_log_day(device, TimerSchedule(constants, 1.0, bounds, moments), tally, 0.25, bounds.cap_s)
+    intervals = Intervals(device, TimerSchedule(constants, 1.0, bounds, moments))
+    play_log_day(device, intervals, tally, 0.25, bounds.cap_s)
 
     polls: list[float] = []
     at = 0.25 * 30.0
@@ -104,18 +105,20 @@ def test_polls_in_bulk_equal_single_polls() -> None:
 
 def test_fixed_polling_of_a_log_matches_theory(tmp_path: Path) -> None:
     learned = learn(write_messages(tmp_path / "log.txt", talk(DAYS, 40, 4)))
-    tally = play_log_job(LogJob(PolicyRow.FIXED, learned, Settings(1.0), None, (1, 2, 3)))
+    tally = play_log_job(LogJob(PolicyRow.FIXED, learned, Settings(1.0), None, (1, 2)))
     day = log_day(learned.key)
     there_s = sum(DAY - max(0.0, device.born) for device in day.devices)
-    assert tally.requests == pytest.approx(3 * there_s / 30.0, rel=0.001)
-    assert tally.mean_s == pytest.approx(15.0, rel=0.05)
-    assert len(tally.delays) == 3 * sum(len(device.changes) for device in day.devices)
+    assert tally.requests == pytest.approx(2 * PHASES * there_s / 30.0, rel=0.001)
+    assert tally.mean_s == pytest.approx(15.0, rel=0.01)
+    assert len(tally.delays) == 2 * PHASES * sum(len(device.changes) for device in day.devices)
 
 
 def test_polls_at_the_longest_interval_are_told(tmp_path: Path) -> None:
     learned = learn(write_messages(tmp_path / "log.txt", talk(DAYS, 20, 5)))
     patient = play_log_job(LogJob(PolicyRow.PULL, learned, Settings(100.0, Bounds(5.0, 60.0)), None, (1,)))
-    assert patient.capped == pytest.approx(patient.polls, abs=20)  # but for the first of who comes during the day
+    assert patient.capped == pytest.approx(
+        patient.polls, abs=20 * 2 * PHASES
+    )  # but for the first of who comes during the day
     eager = play_log_job(LogJob(PolicyRow.PULL, learned, Settings(0.001, Bounds(5.0, 60.0)), None, (1,)))
     assert eager.capped == 0
     assert eager.polls > 5 * patient.polls

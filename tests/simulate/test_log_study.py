@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from syncbeat_devtools.simulate.engine.jobs import job_runner
+from syncbeat_devtools.simulate.engine.log_jobs import learn_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY
+from syncbeat_devtools.simulate.fleet.log_days import DayKey
+from syncbeat_devtools.simulate.fleet.log_lines import LogFormat
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
+from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_devtools.simulate.study.bootstrap import DayDraws
+from syncbeat_devtools.simulate.study.log_solver import EQUAL, Group, solve_log
 from syncbeat_server.cli.main import main
-from tests.simulate.made_logs import talk, write_messages
+from syncbeat_server.sync.policy.interval import Bounds
+from tests.simulate.made_logs import START, talk, write_messages
 
 pytestmark = pytest.mark.unit
 
@@ -32,8 +39,8 @@ POLLING = [
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five days of forty users."""
-    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(5, 40, 7))
+    """Five days of twenty users."""
+    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(5, 20, 7))
 
 
 def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
@@ -46,7 +53,7 @@ def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str
 
 
 def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = study(log, capsys, "--measure-days", "2", "--cap", "3600", "--seed", "1", "--seed", "2")
+    found = study(log, capsys, "--measure-days", "2", "--cap", "3600")
     rows = found["policies"]
     assert isinstance(rows, list)
     assert [row["name"] for row in rows] == POLLING
@@ -63,20 +70,25 @@ def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.Capt
     assert found["constants"][0]["rivals"].keys() == set(POLLING[2:5])  # type: ignore[index]  # of JSON
 
 
-def test_days_alone_have_their_own_multipliers(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = study(log, capsys, "--measure-day", "2024-10-07", "--measure-day", "2024-10-08", "--cap", "3600")
-    for row in found["policies"]:  # type: ignore[attr-defined]  # of JSON
-        assert len(row["multipliers"]) == 2
-        assert row["is_equal"]
-        for day in row["by_day"]:
-            assert day["mean_s"] == pytest.approx(15.0, rel=0.0101)
+def test_days_alone_have_their_own_multipliers(log: Path) -> None:
+    keys = [DayKey(log, LogFormat.MESSAGES, START + number * DAY, 2) for number in (2, 3)]
+    settings = Settings(1.0, Bounds(5.0, 3600.0))
+    with job_runner(1, lambda _share, _what: None) as runner:
+        learned = runner.map(learn_day, keys, "")
+        apart = solve_log(PolicyRow.TUNED_EWMA, [Group((day,)) for day in learned], settings, 15.0, (1, 2), runner)
+        together = solve_log(PolicyRow.TUNED_EWMA, [Group(tuple(learned))], settings, 15.0, (1, 2), runner)
+    assert len(set(apart.multipliers)) == 2
+    assert len(together.multipliers) == 1
+    assert apart.is_equal(15.0)
+    assert together.is_equal(15.0)
+    assert [tally.mean_s for tally in apart.tallies.values()] == pytest.approx([15.0, 15.0], rel=EQUAL)
 
 
 def test_row_says_that_the_cap_forbids_the_mean(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "2"]
     assert main([*arguments, "--processes", "1", "--mean", "59", "--cap", "120"]) == 0
     told = capsys.readouterr().out
-    assert "log log.txt: the day from 2024-10-08 00:00 UTC, after 2 days of history; 40 devices" in told
+    assert "log log.txt: the day from 2024-10-08 00:00 UTC, after 2 days of history; 20 devices" in told
     assert "adaptive-pull: not at the target: the longest interval does not allow it" in told
 
 

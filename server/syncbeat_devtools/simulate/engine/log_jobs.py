@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_devtools.simulate.engine.log_replay import play_log_day
+from syncbeat_devtools.simulate.engine.log_replay import Intervals, phases, play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
@@ -71,10 +71,12 @@ def play_log_job(job: LogJob) -> Tally:
     tally, day = Tally(), log_day(job.learned.key)
     cap_s = job.settings.bounds.cap_s
     for device in day.devices[job.first :: job.step]:
+        intervals = Intervals(device, make_log_schedule(job, day, device))
         for seed in job.seeds:
             # The same phases for every policy, so that rows differ only by the policies' decisions.
-            phase = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
-            play_log_day(device, make_log_schedule(job, day, device), tally, phase, cap_s)
+            first = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
+            for phase in phases(first):
+                play_log_day(device, intervals, tally, phase, cap_s)
     return tally
 
 

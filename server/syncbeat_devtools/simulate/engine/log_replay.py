@@ -1,28 +1,57 @@
-"""Plays a day of a log's device that only polls."""
+"""Plays a day of a log's device that only polls.
+
+What a server knows does not depend on a device's polls, since it learns of each change at its commit. So the interval
+that a poll would be given is a function of the moment alone. It is tabulated once, and then played with several phases
+of the polls: the mean staleness of a few changes is known that much better.
+"""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 
 from syncbeat_devtools.simulate.engine.tally import AWAKE_S, EMPTY_POLL_BYTES, FETCH_BYTES, Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.policies.log_schedules import LogSchedule
 
+PHASES = 8
+"""The times that a device's day is played, with phases that are spread evenly."""
+
 _AT_CAP = 1.0 - 1e-9
+_LEAST_STEP_S = 1e-3
 
 
-def play_log_day(device: Device, schedule: LogSchedule, tally: Tally, phase: float, cap_s: float) -> None:
-    """Let the device poll for a day by this schedule, from midnight on or from the moment it joins.
+class Intervals:
+    """The interval that a poll is given, for each moment of a device's day."""
+
+    def __init__(self, device: Device, schedule: LogSchedule) -> None:
+        self.starts: list[float] = []
+        self.waits_s: list[float] = []
+        now = max(0.0, device.born)
+        while now < DAY:
+            wait_s, until = schedule.ask(now)
+            if not self.waits_s or wait_s != self.waits_s[-1]:
+                self.starts.append(now)
+                self.waits_s.append(wait_s)
+            now = max(until, now + _LEAST_STEP_S)
+
+
+def play_log_day(device: Device, intervals: Intervals, tally: Tally, phase: float, cap_s: float) -> None:
+    """Let the device poll for a day at these intervals, from midnight on or from the moment it joins.
 
     At midnight it is in the middle of an interval, of which the fraction `phase` is left. Polls after the day are not
     counted, but their changes are. A poll is `capped` if it came since the longest interval, `cap_s`, had passed.
     """
-    changes, count, seen = device.changes, len(device.changes), 0
+    changes, starts, waits_s = device.changes, intervals.starts, intervals.waits_s
+    count, seen, last = len(changes), 0, len(starts) - 1
     tally.devices += 1
     if device.born >= 0.0:
-        at, wait_s = device.born, 0.0
+        # It lists its scopes when it joins; as any first poll, that comes of no interval.
+        at, wait_s, place = device.born + phase * waits_s[0], 0.0, 0
+        _count(tally, 0.0, 1, capped=False)
     else:
-        wait_s = schedule.ask(0.0).wait_s
+        wait_s, place = waits_s[0], 0
         at = phase * wait_s
     while True:
         before = seen
@@ -33,9 +62,13 @@ def play_log_day(device: Device, schedule: LogSchedule, tally: Tally, phase: flo
             return
         _count(tally, wait_s, 1, capped=wait_s >= cap_s * _AT_CAP)
         tally.traffic_bytes += FETCH_BYTES if seen > before else EMPTY_POLL_BYTES
-        wait_s, until = schedule.ask(at)
-        stop = min(until, changes[seen] if seen < count else DAY, DAY)
-        # Polls that find nothing, before anything could change the policy's answer.
+        if place < last and starts[place + 1] <= at:
+            place = bisect_right(starts, at, place + 1) - 1
+        wait_s = waits_s[place]
+        stop = starts[place + 1] if place < last else DAY
+        if seen < count and changes[seen] < stop:
+            stop = changes[seen]
+        # Polls that find nothing, before the next change and the next interval.
         empty = math.ceil((stop - at) / wait_s) - 1 if stop > at + wait_s else 0
         if empty > 0:
             _count(tally, wait_s, empty, capped=wait_s >= cap_s * _AT_CAP)
@@ -44,8 +77,13 @@ def play_log_day(device: Device, schedule: LogSchedule, tally: Tally, phase: flo
         at += wait_s
 
 
+def phases(first: float) -> Sequence[float]:
+    """Return phases that are spread evenly, from the one of `first`, which is a random number below 1."""
+    return [(first + number) / PHASES for number in range(PHASES)]
+
+
 def _count(tally: Tally, wait_s: float, polls: int, *, capped: bool) -> None:
-    """Count polls at even intervals."""
+    """Count polls after this interval."""
     tally.polls += polls
     if capped:
         tally.capped += polls

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from syncbeat_devtools.simulate.engine.tally import Tally
 
-_DRAWS, _SEED = 1_000, 1
+_DRAWS, _QUANTILE_DRAWS, _SEED = 1_000, 200, 1
 _LEVEL = (2.5, 97.5)
 
 Interval = tuple[float, float]
@@ -46,8 +46,8 @@ class DayDraws:
         day = np.repeat(np.arange(self._days), [len(tally.delays) for tally in tallies])
         order = np.argsort(delays)
         delays, day = delays[order], day[order]
-        found = np.empty(_DRAWS)
-        for draw, times in enumerate(self._times):
+        found = np.empty(_QUANTILE_DRAWS)
+        for draw, times in enumerate(self._times[:_QUANTILE_DRAWS]):
             weight = np.cumsum(times[day])
             place = int(np.searchsorted(weight, share * weight[-1], side="right"))
             found[draw] = delays[min(place, len(delays) - 1)] if weight[-1] else np.nan

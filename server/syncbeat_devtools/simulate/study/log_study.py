@@ -8,6 +8,7 @@ from typing import Any
 
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, learn_day
+from syncbeat_devtools.simulate.engine.log_replay import PHASES
 from syncbeat_devtools.simulate.fleet.devices import DAY
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day, log_lines
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
@@ -56,7 +57,7 @@ def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRun
     rows = []
     for row, outcome in outcomes.items():
         others = [] if row is not PolicyRow.PULL else [outcomes[rival] for rival in RIVALS]
-        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, len(plan.seeds), others))
+        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, PHASES * len(plan.seeds), others))
     return {
         "log": plan.keys[0].path.name,
         "history_days": plan.keys[0].history_days,

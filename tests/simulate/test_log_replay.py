@@ -71,7 +71,7 @@ def test_decisions_do_not_know_the_future(row: PolicyRow, tmp_path: Path) -> Non
     changed = decisions_until_noon(row, learn(write_messages(tmp_path / "other.txt", known + others)))
     assert len(usual) == 25
     assert usual == changed
-    assert sum(map(len, usual.values())) > 25 * (1 if row is PolicyRow.FIXED else 3)
+    assert sum(map(len, usual.values())) >= 25 * (1 if row is PolicyRow.FIXED else 3)
 
 
 def test_decisions_know_the_past(tmp_path: Path) -> None:

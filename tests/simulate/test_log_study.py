@@ -7,6 +7,7 @@ import json
 import random
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,9 @@ from syncbeat_devtools.simulate.fleet.log_days import DayKey
 from syncbeat_devtools.simulate.fleet.log_lines import LogFormat
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.report.log_rows import make_log_row
 from syncbeat_devtools.simulate.study.bootstrap import DayDraws
-from syncbeat_devtools.simulate.study.log_solver import EQUAL, Group, solve_log
+from syncbeat_devtools.simulate.study.log_solver import EQUAL, Group, LogOutcome, solve_log
 from syncbeat_server.cli.main import main
 from syncbeat_server.sync.policy.interval import Bounds
 from tests.simulate.made_logs import START, talk, write_messages
@@ -39,11 +41,11 @@ POLLING = [
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five days of twenty users."""
-    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(5, 20, 7))
+    """Four days of ten users."""
+    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(4, 10, 7))
 
 
-def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
     """Run a study, and return what it prints."""
     options = ["--trace", str(log), "--trace-format", "messages", "--history-days", "2", "--processes", "1"]
     assert main(["simulate", *options, "--json", *more]) == 0
@@ -55,7 +57,6 @@ def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str
 def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = study(log, capsys, "--measure-days", "2", "--cap", "3600")
     rows = found["policies"]
-    assert isinstance(rows, list)
     assert [row["name"] for row in rows] == POLLING
     for row in rows:
         assert row["is_equal"], row["name"]
@@ -67,11 +68,11 @@ def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.Capt
     pull = next(row for row in rows if row["name"] == "adaptive-pull")
     assert set(pull["requests_over"]) == set(POLLING[:5])
     assert pull["requests_over"]["fixed-30s"]["ratio"] < 0.9
-    assert found["constants"][0]["rivals"].keys() == set(POLLING[2:5])  # type: ignore[index]  # of JSON
+    assert found["constants"][0]["rivals"].keys() == set(POLLING[2:5])
 
 
 def test_days_alone_have_their_own_multipliers(log: Path) -> None:
-    keys = [DayKey(log, LogFormat.MESSAGES, START + number * DAY, 2) for number in (2, 3)]
+    keys = [DayKey(log, LogFormat.MESSAGES, START + number * DAY, 2) for number in (1, 2)]
     settings = Settings(1.0, Bounds(5.0, 3600.0))
     with job_runner(1, lambda _share, _what: None) as runner:
         learned = runner.map(learn_day, keys, "")
@@ -84,12 +85,21 @@ def test_days_alone_have_their_own_multipliers(log: Path) -> None:
     assert [tally.mean_s for tally in apart.tallies.values()] == pytest.approx([15.0, 15.0], rel=EQUAL)
 
 
-def test_row_says_that_the_cap_forbids_the_mean(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "2"]
-    assert main([*arguments, "--processes", "1", "--mean", "59", "--cap", "120"]) == 0
+def test_study_is_told_as_a_table(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "0"]
+    assert main([*arguments, "--measure-from", "2024-10-04", "--processes", "1"]) == 0
     told = capsys.readouterr().out
-    assert "log log.txt: the day from 2024-10-08 00:00 UTC, after 2 days of history; 20 devices" in told
-    assert "adaptive-pull: not at the target: the longest interval does not allow it" in told
+    assert "log log.txt: the day from 2024-10-04 00:00 UTC, after 0 days of history; 10 devices" in told
+    assert "constants tuned on the days before: none, for want of days" in told
+    assert "adaptive-hybrid" in told
+
+
+def test_row_says_what_kept_it_from_the_mean() -> None:
+    for capped, why in ((95, "the longest interval does not allow it"), (10, "no multiplier gives it")):
+        day = Tally(devices=1, polls=100, capped=capped, delays=array("d", [10.0, 20.0]))
+        outcome = LogOutcome(PolicyRow.PULL, {0.0: day}, (1.0,), (15.0,))
+        assert make_log_row(outcome, 16.0, 1.0, DayDraws(1), 1)["reason"] == why
+        assert make_log_row(outcome, 15.1, 1.0, DayDraws(1), 1)["is_equal"]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,6 +10,7 @@ from syncbeat_devtools.simulate.engine.log_jobs import learn_day
 from syncbeat_devtools.simulate.fleet.devices import DAY, DEFAULT
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, last_days, log_lines
 from syncbeat_devtools.simulate.policies.settings import Settings
+from syncbeat_devtools.simulate.report.plots import draw_curves
 from syncbeat_devtools.simulate.report.rows import make_row
 from syncbeat_devtools.simulate.request import Request, interval_bounds
 from syncbeat_devtools.simulate.study.log_study import LogPlan, study_log
@@ -28,7 +29,7 @@ def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     """
     plan = log_plan(request)
     settings = Settings(1.0, interval_bounds(request))
-    found = study_log(plan, settings, request.target_s, runner)
+    found = study_log(plan, settings, request.target_s, runner, curves=request.plot is not None)
     first = learn_day(plan.keys[0])
     samples = [
         Sample(DEFAULT, number, min(_HYBRID_DEVICES, day["devices"]), request.history_days, key)
@@ -36,6 +37,9 @@ def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     ]
     days = Days.of(samples)
     found["hybrid"] = [make_row(solve_hybrid(days, replace(settings, prior=first.prior), runner), days, None)]
+    if request.plot is not None:
+        devices = round(sum(day["devices"] for day in found["days"]) / len(found["days"]))
+        draw_curves(request.plot, found["curves"], f"log {found['log']}, {devices} devices", devices)
     return found
 
 

@@ -20,7 +20,7 @@ EQUAL = 0.01
 """The largest share by which a mean may miss the target and still count as equal."""
 
 _TOLERANCE, _PILOT_TOLERANCE = 0.007, 0.02
-_PILOT_STEP, _PILOT_STEPS, _FULL_STEPS = 4, 4, 6
+_PILOT_STEP, _PILOT_STEPS, _FULL_STEPS = 4, 4, 8
 _MIN_PILOT = 200
 _MAX_STRIDE = math.log(8.0)
 _MAX_DISTANCE = math.log(1000.0)
@@ -116,19 +116,23 @@ def solve_log(
     target_s: float,
     seeds: tuple[int, ...],
     runner: JobRunner,
+    *,
+    roughly: bool = False,
 ) -> LogOutcome:
     """Play the policy at multipliers that give each group the target as its mean, to 1 % if the bounds allow it.
 
-    It is searched on a part of the devices first, then on all of them.
+    It is searched on a part of the devices first, then on all of them; `roughly`: only on a part, if they are many.
     """
     searches = [
         _Search(group, math.log(first_multiplier(row, group.days[0].prior, target_s)), target_s) for group in groups
     ]
-    if all(sum(day.size for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups):
+    are_many = all(sum(day.size for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups)
+    if are_many:
         _search(row, searches, settings, seeds, runner, _PILOT_STEP, _PILOT_STEPS)
-    for search in searches:
-        search.restart()
-    _search(row, searches, settings, seeds, runner, 1, _FULL_STEPS)
+    if not (are_many and roughly):
+        for search in searches:
+            search.restart()
+        _search(row, searches, settings, seeds, runner, 1, _FULL_STEPS)
     tallies = {
         day.key.start: tally
         for search in searches

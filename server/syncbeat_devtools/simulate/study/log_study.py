@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
@@ -18,6 +18,8 @@ from syncbeat_devtools.simulate.report.log_rows import make_log_row
 from syncbeat_devtools.simulate.study.bootstrap import DayDraws
 from syncbeat_devtools.simulate.study.log_solver import Group, LogOutcome, solve_log
 from syncbeat_devtools.simulate.study.rival_tuning import tune_rivals, tuning_days
+from syncbeat_server.defaults import LONGEST_POLL_S
+from syncbeat_server.sync.policy.interval import Bounds
 
 RIVALS = (
     PolicyRow.FIXED,
@@ -26,6 +28,11 @@ RIVALS = (
     PolicyRow.AFTER_ACTIVITY,
     PolicyRow.BY_SCREEN,
 )
+
+CLAIRVOYANT = "each commit known beforehand"
+
+_CURVES = (*RIVALS, PolicyRow.PULL, PolicyRow.HINDSIGHT)
+_MEANS_S = (7.5, 15.0, 30.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +44,10 @@ class LogPlan:
     seeds: tuple[int, ...]
 
 
-def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRunner) -> dict[str, Any]:
-    """Compare all policies that only poll.
+def study_log(
+    plan: LogPlan, settings: Settings, target_s: float, runner: JobRunner, *, curves: bool = False
+) -> dict[str, Any]:
+    """Compare all policies that only poll; `curves`: at other means too.
 
     Raises:
         ConfigurationError: a day has no change to see.
@@ -58,7 +67,7 @@ def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRun
     for row, outcome in outcomes.items():
         others = [] if row is not PolicyRow.PULL else [outcomes[rival] for rival in RIVALS]
         rows.append(make_log_row(outcome, target_s, sum(bounds), draws, PHASES * len(plan.seeds), others))
-    return {
+    found = {
         "log": plan.keys[0].path.name,
         "history_days": plan.keys[0].history_days,
         "days": [
@@ -80,6 +89,33 @@ def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRun
         "clairvoyant_requests_per_day": round(sum(bounds) / len(bounds)),
         "policies": rows,
     }
+    if curves:
+        found["curves"] = tradeoff_of_log(plan, groups, settings, target_s, runner)
+    return found
+
+
+def tradeoff_of_log(
+    plan: LogPlan, groups: Sequence[Group], settings: Settings, target_s: float, runner: JobRunner
+) -> dict[str, list[dict[str, float]]]:
+    """Return points of mean staleness and requests per day, and the bound; the longest interval goes with the mean.
+
+    The constants of rivals stay those of the target. Of many devices a part is played.
+    """
+    found: dict[str, list[dict[str, float]]] = {row.value: [] for row in _CURVES}
+    found[CLAIRVOYANT] = []
+    floor_s, cap_s = settings.bounds
+    for mean_s in _MEANS_S:
+        cap = min(LONGEST_POLL_S, cap_s * max(1.0, mean_s / target_s))
+        at = replace(settings, bounds=Bounds(floor_s, cap))
+        for row in _CURVES:
+            whole = solve_log(row, groups, at, mean_s, plan.seeds, runner, roughly=True).whole
+            devices = sum(day.size for group in groups for day in group.days) / len(plan.keys)
+            found[row.value].append(
+                {"mean_s": round(whole.mean_s, 2), "requests": round(whole.per_day(whole.requests, 1) * devices)}
+            )
+        bound = sum(bound_by_day(plan, mean_s, runner)) / len(plan.keys)
+        found[CLAIRVOYANT].append({"mean_s": mean_s, "requests": round(bound)})
+    return found
 
 
 def best_rival(outcomes: dict[PolicyRow, LogOutcome], target_s: float) -> LogOutcome:

@@ -13,6 +13,7 @@ import pytest
 
 from syncbeat_devtools.simulate.engine.jobs import job_runner
 from syncbeat_devtools.simulate.engine.log_jobs import learn_day
+from syncbeat_devtools.simulate.engine.log_replay import Plays
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY
 from syncbeat_devtools.simulate.fleet.log_days import DayKey
@@ -59,8 +60,9 @@ def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.Capt
     rows = found["policies"]
     assert [row["name"] for row in rows] == POLLING
     for row in rows:
-        assert row["is_equal"], row["name"]
-        assert row["mean_s"] == pytest.approx(15.0, rel=0.0101)
+        # Of few changes a table's steps are coarse; the row says so then.
+        assert row["is_equal"] or (row["name"] == POLLING[-1] and row["reason"]), row["name"]
+        assert row["mean_s"] == pytest.approx(15.0, rel=0.0101 if row["is_equal"] else 0.05)
         assert row["requests_per_day"] > found["clairvoyant_requests_per_day"] > 0
         low, high = row["intervals"]["requests_per_day"]
         assert low <= row["requests_per_day"] <= high
@@ -76,8 +78,10 @@ def test_days_alone_have_their_own_multipliers(log: Path) -> None:
     settings = Settings(1.0, Bounds(5.0, 3600.0))
     with job_runner(1, lambda _share, _what: None) as runner:
         learned = runner.map(learn_day, keys, "")
-        apart = solve_log(PolicyRow.TUNED_EWMA, [Group((day,)) for day in learned], settings, 15.0, (1, 2), runner)
-        together = solve_log(PolicyRow.TUNED_EWMA, [Group(tuple(learned))], settings, 15.0, (1, 2), runner)
+        apart = solve_log(
+            PolicyRow.TUNED_EWMA, [Group((day,)) for day in learned], settings, 15.0, Plays((1,), 64), runner
+        )
+        together = solve_log(PolicyRow.TUNED_EWMA, [Group(tuple(learned))], settings, 15.0, Plays((1,), 64), runner)
     assert len(set(apart.multipliers)) == 2
     assert len(together.multipliers) == 1
     assert apart.is_equal(15.0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from syncbeat_devtools.simulate.engine.log_replay import Intervals, phases, play_log_day
+from syncbeat_devtools.simulate.engine.log_replay import Intervals, Plays, play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
@@ -38,13 +37,13 @@ class LearnedDay(NamedTuple):
 
 
 class LogJob(NamedTuple):
-    """One policy over every `step`-th device of a day from `first` on; each seed plays it with other phases."""
+    """One policy over every `step`-th device of a day from `first` on."""
 
     row: PolicyRow
     learned: LearnedDay
     settings: Settings
     constants: Constants | None
-    seeds: tuple[int, ...]
+    plays: Plays
     first: int = 0
     step: int = 1
     table: Table = ()
@@ -72,11 +71,8 @@ def play_log_job(job: LogJob) -> Tally:
     cap_s = job.settings.bounds.cap_s
     for device in day.devices[job.first :: job.step]:
         intervals = Intervals(device, make_log_schedule(job, day, device))
-        for seed in job.seeds:
-            # The same phases for every policy, so that rows differ only by the policies' decisions.
-            first = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
-            for phase in phases(first):
-                play_log_day(device, intervals, tally, phase, cap_s)
+        for phase in job.plays.of(f"{job.learned.key.start}:{day.names[device.index]}"):
+            play_log_day(device, intervals, tally, phase, cap_s)
     return tally
 
 

@@ -8,16 +8,19 @@ of the polls: the mean staleness of a few changes is known that much better.
 from __future__ import annotations
 
 import math
+import random
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from syncbeat_devtools.simulate.engine.tally import AWAKE_S, EMPTY_POLL_BYTES, FETCH_BYTES, Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.policies.log_schedules import LogSchedule
 
-PHASES = 8
-"""The times that a device's day is played, with phases that are spread evenly."""
+_MIN_PHASES, _MAX_PHASES, _WANTED_DELAYS = 8, 128, 40_000
 
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+"""Multiples of it are spread evenly, also over any part of an interval; even steps would meet in shorter ones."""
 _AT_CAP = 1.0 - 1e-9
 _LEAST_STEP_S = 1e-3
 
@@ -77,9 +80,28 @@ def play_log_day(device: Device, intervals: Intervals, tally: Tally, phase: floa
         at += wait_s
 
 
-def phases(first: float) -> Sequence[float]:
-    """Return phases that are spread evenly, from the one of `first`, which is a random number below 1."""
-    return [(first + number) / PHASES for number in range(PHASES)]
+class Plays(NamedTuple):
+    """Tells how often a device's day is played: with so many phases, from a random one of each seed on."""
+
+    seeds: tuple[int, ...]
+    phases: int = _MIN_PHASES
+
+    @property
+    def total(self) -> int:
+        """Return the plays of each device."""
+        return len(self.seeds) * self.phases
+
+    def of(self, name: str) -> Iterator[float]:
+        """Return the phases of a device of this name."""
+        for seed in self.seeds:
+            # The same for every policy, so that rows differ only by the policies' decisions.
+            first = random.Random(f"{seed}:{name}").random()
+            yield from ((first + number * _GOLDEN) % 1.0 for number in range(self.phases))
+
+
+def enough_plays(seeds: tuple[int, ...], changes: int) -> Plays:
+    """Return the plays with which so many changes give a mean to within half a per cent, if they are not very few."""
+    return Plays(seeds, min(_MAX_PHASES, max(_MIN_PHASES, _WANTED_DELAYS // max(1, changes * len(seeds)))))
 
 
 def _count(tally: Tally, wait_s: float, polls: int, *, capped: bool) -> None:

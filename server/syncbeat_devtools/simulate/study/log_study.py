@@ -8,7 +8,7 @@ from typing import Any
 
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, learn_day
-from syncbeat_devtools.simulate.engine.log_replay import PHASES
+from syncbeat_devtools.simulate.engine.log_replay import Plays, enough_plays
 from syncbeat_devtools.simulate.fleet.devices import DAY
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day, log_lines
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
@@ -56,8 +56,10 @@ def study_log(
         check_day(key)
     learned = runner.map(learn_day, plan.keys, "learning from history")
     groups = _groups(plan, learned, settings, target_s, runner)
+    fewest = min(sum(_changes(day.key) for day in group.days) for group in groups)
+    plays = enough_plays(plan.seeds, fewest)
     outcomes = {
-        row: solve_log(row, groups, settings, target_s, plan.seeds, runner)
+        row: solve_log(row, groups, settings, target_s, plays, runner)
         for row in (*RIVALS, PolicyRow.PULL, PolicyRow.HINDSIGHT)
     }
     bounds = bound_by_day(plan, target_s, runner)
@@ -66,7 +68,7 @@ def study_log(
     rows = []
     for row, outcome in outcomes.items():
         others = [] if row is not PolicyRow.PULL else [outcomes[rival] for rival in RIVALS]
-        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, PHASES * len(plan.seeds), others))
+        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, plays.total, others))
     found = {
         "log": plan.keys[0].path.name,
         "history_days": plan.keys[0].history_days,
@@ -76,6 +78,7 @@ def study_log(
         ],
         "each_day_alone": plan.apart,
         "seeds": list(plan.seeds),
+        "plays": plays.total,
         "target_mean_s": target_s,
         "bounds_s": list(settings.bounds),
         "constants": [
@@ -90,12 +93,12 @@ def study_log(
         "policies": rows,
     }
     if curves:
-        found["curves"] = tradeoff_of_log(plan, groups, settings, target_s, runner)
+        found["curves"] = tradeoff_of_log(plan, groups, plays, settings, target_s, runner)
     return found
 
 
 def tradeoff_of_log(
-    plan: LogPlan, groups: Sequence[Group], settings: Settings, target_s: float, runner: JobRunner
+    plan: LogPlan, groups: Sequence[Group], plays: Plays, settings: Settings, target_s: float, runner: JobRunner
 ) -> dict[str, list[dict[str, float]]]:
     """Return points of mean staleness and requests per day, and the bound; the longest interval goes with the mean.
 
@@ -108,7 +111,7 @@ def tradeoff_of_log(
         cap = min(LONGEST_POLL_S, cap_s * max(1.0, mean_s / target_s))
         at = replace(settings, bounds=Bounds(floor_s, cap))
         for row in _CURVES:
-            whole = solve_log(row, groups, at, mean_s, plan.seeds, runner, roughly=True).whole
+            whole = solve_log(row, groups, at, mean_s, plays, runner, roughly=True).whole
             devices = sum(day.size for group in groups for day in group.days) / len(plan.keys)
             found[row.value].append(
                 {"mean_s": round(whole.mean_s, 2), "requests": round(whole.per_day(whole.requests, 1) * devices)}

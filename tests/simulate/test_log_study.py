@@ -42,8 +42,8 @@ POLLING = [
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four days of ten users."""
-    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(4, 10, 7))
+    """Four days of six users."""
+    return write_messages(tmp_path_factory.mktemp("logs") / "log.txt", talk(4, 6, 7))
 
 
 def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def study(log: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str
 
 
 def test_policies_end_at_one_mean_above_the_bound(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = study(log, capsys, "--measure-days", "2", "--cap", "3600")
+    found = study(log, capsys, "--measure-days", "2", "--history-days", "1", "--cap", "3600")
     rows = found["policies"]
     assert [row["name"] for row in rows] == POLLING
     for row in rows:
@@ -89,11 +89,13 @@ def test_days_alone_have_their_own_multipliers(log: Path) -> None:
     assert [tally.mean_s for tally in apart.tallies.values()] == pytest.approx([15.0, 15.0], rel=EQUAL)
 
 
-def test_study_is_told_as_a_table(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_is_told_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write_messages(tmp_path / "few.txt", talk(1, 5, 8))
     arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "0"]
-    assert main([*arguments, "--measure-from", "2024-10-04", "--processes", "1"]) == 0
+    assert main([*arguments, "--measure-from", "2024-10-04", "--devices", "3", "--processes", "1"]) == 0
     told = capsys.readouterr().out
-    assert "log log.txt: the day from 2024-10-04 00:00 UTC, after 0 days of history; 10 devices" in told
+    assert "log few.txt: the day from 2024-10-04 00:00 UTC, after 0 days of history; 5 devices" in told
+    assert "changes to be seen a day, of which 60% were played; intervals from 5 to 75 s" in told
     assert "constants tuned on the days before: none, for want of days" in told
     assert "adaptive-hybrid" in told
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from syncbeat_server.defaults import LONGEST_POLL_S, TARGET_STALENESS_S
 
-_FLEET = 20_000
+_FLEET, _SIMULATED = 20_000, 800
 _MAX_MEAN_S = 600.0
 _MAX_KNOWN_DAYS = 30
 _MAX_LOG_DAYS = 400
@@ -25,7 +25,7 @@ def add_simulate(commands: Any) -> None:
     )
     fleets = ("default", "constant", "bursty", "heavy")
     simulate.add_argument("--fleet", choices=fleets, default="default", help="default: %(default)s")
-    simulate.add_argument("--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)")
+    simulate.add_argument("--devices", type=_devices, help="simulated a seed (default: 800; of a log: all)")
     simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
     simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
     simulate.add_argument("--mean", type=_mean, default=TARGET_STALENESS_S, help="seconds (default: %(default)g)")
@@ -67,7 +67,8 @@ def _simulate(parsed: argparse.Namespace) -> int:
     return simulate(
         Request(
             fleet=parsed.fleet,
-            devices=_FLEET if parsed.full else parsed.devices,
+            devices=_FLEET if parsed.full else parsed.devices or _SIMULATED,
+            log_devices=None if parsed.full else parsed.devices,
             seeds=tuple(parsed.seed or ((11, 12, 13) if parsed.trace is None else (11,))),
             target_s=parsed.mean,
             cap_s=parsed.cap,

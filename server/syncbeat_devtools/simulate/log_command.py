@@ -63,4 +63,4 @@ def log_plan(request: Request) -> LogPlan:
         if not lines[0].at - DAY < start < lines[-1].at:
             raise ConfigurationError(f"--measure-from, --measure-day: the log has no lines of the day from {start:.0f}")
     keys = tuple(DayKey(path, request.form, start, request.history_days) for start in starts)
-    return LogPlan(keys, bool(request.measure_each), request.seeds)
+    return LogPlan(keys, bool(request.measure_each), request.seeds, request.log_devices)

@@ -26,6 +26,8 @@ class Request:
     known_days: int = 3
     trace: Path | None = None
     form: LogFormat = LogFormat.EVENTS
+    log_devices: int | None = None
+    """The devices of a day of a log that are played at the most; None: all."""
     history_days: int = 7
     measure_days: int | None = None
     measure_from: float | None = None

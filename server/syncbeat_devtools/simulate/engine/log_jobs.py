@@ -27,17 +27,22 @@ _A_CHANGE_A_DAY = 1.0 / DAY
 class LearnedDay(NamedTuple):
     """Holds what a server has learned of an app when a day begins: from its history, and from nothing later.
 
-    `device_rate` is the mean of its devices' changes a second.
+    `device_rate` is the mean of its devices' changes a second. Every `step`-th device is played.
     """
 
     key: DayKey
     size: int
     prior: Prior
     device_rate: float
+    step: int = 1
+
+    def played(self) -> Sequence[Device]:
+        """Return the devices that are played."""
+        return log_day(self.key).devices[:: self.step]
 
 
 class LogJob(NamedTuple):
-    """One policy over every `step`-th device of a day from `first` on."""
+    """One policy over every `step`-th played device of a day from `first` on."""
 
     row: PolicyRow
     learned: LearnedDay
@@ -69,7 +74,7 @@ def play_log_job(job: LogJob) -> Tally:
     """Play a day of the job's devices."""
     tally, day = Tally(), log_day(job.learned.key)
     cap_s = job.settings.bounds.cap_s
-    for device in day.devices[job.first :: job.step]:
+    for device in job.learned.played()[job.first :: job.step]:
         intervals = Intervals(device, make_log_schedule(job, day, device))
         for phase in job.plays.of(f"{job.learned.key.start}:{day.names[device.index]}"):
             play_log_day(device, intervals, tally, phase, cap_s)

@@ -29,10 +29,12 @@ def _title(found: dict[str, Any]) -> str:
     devices = sum(day["devices"] for day in days) / len(days)
     changes = sum(day["changes"] for day in days) / len(days)
     floor_s, cap_s = found["bounds_s"]
+    share = found["devices_played_share"]
+    played = "" if share == 1.0 else f", of which {share:.0%} were played"
     alone = ", each alone" if found["each_day_alone"] else ""
     return (
         f"log {found['log']}: {_dates([day['start'] for day in days])}{alone}, after {found['history_days']} days of "
-        f"history; {devices:,.0f} devices and {changes:,.0f} changes to be seen a day; intervals from {floor_s:g} to "
+        f"history; {devices:,.0f} devices and {changes:,.0f} changes to be seen a day{played}; intervals from {floor_s:g} to "
         f"{cap_s:g} s; intervals of figures by bootstrap over days; bound: what who knows each commit needs, "
         f"{found['clairvoyant_requests_per_day']:,} requests a day"
     )

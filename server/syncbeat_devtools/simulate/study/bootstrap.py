@@ -23,7 +23,7 @@ class DayDraws:
         self._times: NDArray[np.int64] = np.stack([(chosen == day).sum(axis=1) for day in range(days)], axis=1)
         self._days = days
 
-    def requests(self, tallies: Sequence[Tally], plays: int) -> Interval | None:
+    def requests(self, tallies: Sequence[Tally], plays: float) -> Interval | None:
         """Return the 95 % interval of the mean requests of a day, which was played so many times."""
         return self._interval(self._sums([tally.requests for tally in tallies]) / self._days / plays)
 

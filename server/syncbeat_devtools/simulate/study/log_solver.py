@@ -132,7 +132,7 @@ def solve_log(
     searches = [
         _Search(group, math.log(first_multiplier(row, group.days[0].prior, target_s)), target_s) for group in groups
     ]
-    are_many = all(sum(day.size for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups)
+    are_many = all(sum(day.size // day.step for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups)
     if are_many:
         _search(row, searches, settings, plays, runner, _PILOT_STEP, _PILOT_STEPS)
     if not (are_many and roughly):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, learn_day
 from syncbeat_devtools.simulate.engine.log_replay import Plays, enough_plays
 from syncbeat_devtools.simulate.fleet.devices import DAY
-from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day, log_lines
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_lines
 from syncbeat_devtools.simulate.policies.clairvoyant import least_requests
 from syncbeat_devtools.simulate.policies.hindsight import count_circumstances, make_table
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
@@ -42,6 +43,8 @@ class LogPlan:
     keys: tuple[DayKey, ...]
     apart: bool
     seeds: tuple[int, ...]
+    most_devices: int | None = None
+    """The devices of a day that are played at the most, taken evenly from all."""
 
 
 def study_log(
@@ -54,26 +57,33 @@ def study_log(
     """
     for key in plan.keys:
         check_day(key)
-    learned = runner.map(learn_day, plan.keys, "learning from history")
+    learned = [_thinned(day, plan) for day in runner.map(learn_day, plan.keys, "learning from history")]
     groups = _groups(plan, learned, settings, target_s, runner)
-    fewest = min(sum(_changes(day.key) for day in group.days) for group in groups)
+    fewest = min(sum(_changes(day) for day in group.days) for group in groups)
     plays = enough_plays(plan.seeds, fewest)
     outcomes = {
         row: solve_log(row, groups, settings, target_s, plays, runner)
         for row in (*RIVALS, PolicyRow.PULL, PolicyRow.HINDSIGHT)
     }
-    bounds = bound_by_day(plan, target_s, runner)
+    bounds = bound_by_day(learned, target_s, runner)
+    scale = sum(day.size for day in learned) / sum(len(day.played()) for day in learned)
     draws = DayDraws(len(plan.keys))
     best = best_rival(outcomes, target_s)
     rows = []
     for row, outcome in outcomes.items():
         others = [] if row is not PolicyRow.PULL else [outcomes[rival] for rival in RIVALS]
-        rows.append(make_log_row(outcome, target_s, sum(bounds), draws, plays.total, others))
+        rows.append(make_log_row(outcome, target_s, sum(bounds) * scale, draws, plays.total / scale, others))
     found = {
         "log": plan.keys[0].path.name,
         "history_days": plan.keys[0].history_days,
+        "devices_played_share": round(1.0 / scale, 4),
         "days": [
-            {"start": day.key.start, "devices": day.size, "changes": _changes(day.key), "prior": day.prior._asdict()}
+            {
+                "start": day.key.start,
+                "devices": day.size,
+                "changes": round(_changes(day) * scale),
+                "prior": day.prior._asdict(),
+            }
             for day in learned
         ],
         "each_day_alone": plan.apart,
@@ -89,16 +99,16 @@ def study_log(
             for group in groups
         ],
         "best_rival": best.row.value,
-        "clairvoyant_requests_per_day": round(sum(bounds) / len(bounds)),
+        "clairvoyant_requests_per_day": round(sum(bounds) * scale / len(bounds)),
         "policies": rows,
     }
     if curves:
-        found["curves"] = tradeoff_of_log(plan, groups, plays, settings, target_s, runner)
+        found["curves"] = tradeoff_of_log(groups, plays, settings, target_s, runner)
     return found
 
 
 def tradeoff_of_log(
-    plan: LogPlan, groups: Sequence[Group], plays: Plays, settings: Settings, target_s: float, runner: JobRunner
+    groups: Sequence[Group], plays: Plays, settings: Settings, target_s: float, runner: JobRunner
 ) -> dict[str, list[dict[str, float]]]:
     """Return points of mean staleness and requests per day, and the bound; the longest interval goes with the mean.
 
@@ -106,17 +116,19 @@ def tradeoff_of_log(
     """
     found: dict[str, list[dict[str, float]]] = {row.value: [] for row in _CURVES}
     found[CLAIRVOYANT] = []
+    days = [day for group in groups for day in group.days]
+    devices = sum(day.size for day in days) / len(days)
+    scale = sum(day.size for day in days) / sum(len(day.played()) for day in days)
     floor_s, cap_s = settings.bounds
     for mean_s in _MEANS_S:
         cap = min(LONGEST_POLL_S, cap_s * max(1.0, mean_s / target_s))
         at = replace(settings, bounds=Bounds(floor_s, cap))
         for row in _CURVES:
             whole = solve_log(row, groups, at, mean_s, plays, runner, roughly=True).whole
-            devices = sum(day.size for group in groups for day in group.days) / len(plan.keys)
             found[row.value].append(
                 {"mean_s": round(whole.mean_s, 2), "requests": round(whole.per_day(whole.requests, 1) * devices)}
             )
-        bound = sum(bound_by_day(plan, mean_s, runner)) / len(plan.keys)
+        bound = sum(bound_by_day(days, mean_s, runner)) * scale / len(days)
         found[CLAIRVOYANT].append({"mean_s": mean_s, "requests": round(bound)})
     return found
 
@@ -126,14 +138,20 @@ def best_rival(outcomes: dict[PolicyRow, LogOutcome], target_s: float) -> LogOut
     return min((outcomes[row] for row in RIVALS), key=lambda one: one.whole.requests * one.whole.mean_s / target_s)
 
 
-def bound_by_day(plan: LogPlan, target_s: float, runner: JobRunner) -> list[float]:
+def bound_by_day(days: Sequence[LearnedDay], target_s: float, runner: JobRunner) -> list[float]:
     """Return for each day the requests that a policy needs at the least which knows each commit before it happens."""
-    return runner.map(_bound_of_day, [(key, target_s) for key in plan.keys], "bounds")
+    return runner.map(_bound_of_day, [(day, target_s) for day in days], "bounds")
 
 
-def _bound_of_day(asked: tuple[DayKey, float]) -> float:
-    key, target_s = asked
-    return least_requests([device.changes for device in log_day(key).devices], target_s)
+def _bound_of_day(asked: tuple[LearnedDay, float]) -> float:
+    day, target_s = asked
+    return least_requests([device.changes for device in day.played()], target_s)
+
+
+def _thinned(day: LearnedDay, plan: LogPlan) -> LearnedDay:
+    if plan.most_devices is None:
+        return day
+    return day._replace(step=max(1, math.ceil(day.size / plan.most_devices)))
 
 
 def _groups(
@@ -165,5 +183,5 @@ def _consecutive(learned: Sequence[LearnedDay]) -> list[list[LearnedDay]]:
     return runs
 
 
-def _changes(key: DayKey) -> int:
-    return sum(len(device.changes) for device in log_day(key).devices)
+def _changes(day: LearnedDay) -> int:
+    return sum(len(device.changes) for device in day.played())

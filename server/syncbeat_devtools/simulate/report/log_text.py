@@ -35,8 +35,8 @@ def _title(found: dict[str, Any]) -> str:
     return (
         f"log {found['log']}: {_dates([day['start'] for day in days])}{alone}, after {found['history_days']} days of "
         f"history; {devices:,.0f} devices and {changes:,.0f} changes to be seen a day{played}; intervals from "
-        f"{floor_s:g} to {cap_s:g} s; intervals of figures by bootstrap over days; bound: what who knows each commit needs, "
-        f"{found['clairvoyant_requests_per_day']:,} requests a day"
+        f"{floor_s:g} to {cap_s:g} s; intervals of figures by bootstrap over days; bound: what who knows each commit "
+        f"needs, {found['clairvoyant_requests_per_day']:,} requests a day"
     )
 
 

@@ -92,12 +92,15 @@ def test_days_alone_have_their_own_multipliers(log: Path) -> None:
 def test_study_is_told_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_messages(tmp_path / "few.txt", talk(1, 5, 8))
     arguments = ["simulate", "--trace", str(log), "--trace-format", "messages", "--history-days", "0"]
-    assert main([*arguments, "--measure-from", "2024-10-04", "--devices", "3", "--processes", "1"]) == 0
+    assert main([*arguments, "--measure-from", "2024-10-04", "--devices", "3", "--caps", "--processes", "1"]) == 0
     told = capsys.readouterr().out
     assert "log few.txt: the day from 2024-10-04 00:00 UTC, after 0 days of history; 5 devices" in told
     assert "changes to be seen a day, of which 60% were played; intervals from 5 to 75 s" in told
     assert "constants tuned on the days before: none, for want of days" in told
     assert "adaptive-hybrid" in told
+    caps = told[told.index("adaptive-pull by its longest interval") :].splitlines()[2:9]
+    assert [line.split()[0] for line in caps] == ["60", "75", "150", "300", "900", "3600", "14400"]
+    assert caps[-1].split()[2] == "1.000"
 
 
 def test_row_says_what_kept_it_from_the_mean() -> None:

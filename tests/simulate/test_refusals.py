@@ -99,6 +99,7 @@ def test_simulate_reads_logs_of_spreadsheets(log: Path) -> None:
         (["--plot", "none/x.png"], "none/x.png: there is no such directory"),
         (["--trace", "log.csv", "--variants"], "--variants: needs the true rates"),
         (["--trace", "log.csv", "--sweep", "x.png"], "--sweep: changes the pushes of a fleet"),
+        (["--caps"], "--caps: compares longest intervals on a log"),
         (["--measure-days", "2"], "--measure-days, --measure-from, --measure-day: choose days of a log"),
         (
             ["--trace", "log.csv", "--measure-day", "2024-01-01", "--measure-days", "2"],

@@ -52,6 +52,7 @@ def _add_log(simulate: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "--history-days", type=_history, default=7, help="of a log, before each measured day (default: %(default)s)"
     )
+    simulate.add_argument("--caps", action="store_true", help="of a log: also what other longest intervals cost")
     simulate.add_argument("--measure-days", type=_measured, help="days of a log, measured together (default: the last)")
     simulate.add_argument("--measure-from", type=_date, metavar="DATE", help="the first of them (default: the last)")
     simulate.add_argument(
@@ -75,6 +76,7 @@ def _simulate(parsed: argparse.Namespace) -> int:
             known_days=parsed.known_days,
             trace=parsed.trace,
             form=LogFormat(parsed.trace_format),
+            caps=parsed.caps,
             history_days=parsed.history_days,
             measure_days=parsed.measure_days,
             measure_from=parsed.measure_from,

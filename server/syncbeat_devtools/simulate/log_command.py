@@ -29,7 +29,7 @@ def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     """
     plan = log_plan(request)
     settings = Settings(1.0, interval_bounds(request))
-    found = study_log(plan, settings, request.target_s, runner, curves=request.plot is not None)
+    found = study_log(plan, settings, request.target_s, runner)
     first = learn_day(plan.keys[0])
     samples = [
         Sample(DEFAULT, number, min(_HYBRID_DEVICES, day["devices"]), request.history_days, key)
@@ -63,4 +63,6 @@ def log_plan(request: Request) -> LogPlan:
         if not lines[0].at - DAY < start < lines[-1].at:
             raise ConfigurationError(f"--measure-from, --measure-day: the log has no lines of the day from {start:.0f}")
     keys = tuple(DayKey(path, request.form, start, request.history_days) for start in starts)
-    return LogPlan(keys, bool(request.measure_each), request.seeds, request.log_devices)
+    return LogPlan(
+        keys, bool(request.measure_each), request.seeds, request.log_devices, request.plot is not None, request.caps
+    )

@@ -34,6 +34,7 @@ CLAIRVOYANT = "each commit known beforehand"
 
 _CURVES = (*RIVALS, PolicyRow.PULL, PolicyRow.HINDSIGHT)
 _MEANS_S = (7.5, 15.0, 30.0, 60.0)
+_CAPS_IN_TARGETS = (4.0, 5.0, 10.0, 20.0, 60.0, 240.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,13 @@ class LogPlan:
     seeds: tuple[int, ...]
     most_devices: int | None = None
     """The devices of a day that are played at the most, taken evenly from all."""
+    has_curves: bool = False
+    has_caps: bool = False
+    """Compare at other means too, and with other longest intervals."""
 
 
-def study_log(
-    plan: LogPlan, settings: Settings, target_s: float, runner: JobRunner, *, curves: bool = False
-) -> dict[str, Any]:
-    """Compare all policies that only poll; `curves`: at other means too.
+def study_log(plan: LogPlan, settings: Settings, target_s: float, runner: JobRunner) -> dict[str, Any]:
+    """Compare all policies that only poll.
 
     Raises:
         ConfigurationError: a day has no change to see.
@@ -102,9 +104,42 @@ def study_log(
         "clairvoyant_requests_per_day": round(sum(bounds) * scale / len(bounds)),
         "policies": rows,
     }
-    if curves:
+    if plan.has_caps:
+        found["caps"] = costs_of_caps(groups, plays, settings, target_s, runner)
+    if plan.has_curves:
         found["curves"] = tradeoff_of_log(groups, plays, settings, target_s, runner)
     return found
+
+
+def costs_of_caps(
+    groups: Sequence[Group], plays: Plays, settings: Settings, target_s: float, runner: JobRunner
+) -> list[dict[str, float]]:
+    """Return for longest intervals up to four hours what `adaptive-pull` takes at the target. Of many a part is played.
+
+    `requests_over` is relative to the longest of them.
+    """
+    found: list[dict[str, float]] = []
+    floor_s, _ = settings.bounds
+    caps = sorted(
+        {*(times * target_s for times in _CAPS_IN_TARGETS if times * target_s < LONGEST_POLL_S), LONGEST_POLL_S}
+    )
+    for cap_s in reversed(caps):
+        at = replace(settings, bounds=Bounds(floor_s, cap_s))
+        whole = solve_log(PolicyRow.PULL, groups, at, target_s, plays, runner, roughly=True).whole
+        p95, p99 = whole.quantiles_s(0.95, 0.99)
+        requests = whole.requests * whole.mean_s / target_s / whole.devices
+        found.append(
+            {
+                "cap_s": cap_s,
+                "requests_per_device_day": round(requests, 1),
+                "requests_over": round(requests / found[0]["requests_per_device_day"], 3) if found else 1.0,
+                "p95_s": round(p95, 1),
+                "p99_s": round(p99, 1),
+                "longest_s": round(max(whole.delays, default=0.0)),
+                "capped_share": round(whole.capped / max(1, whole.polls), 4),
+            }
+        )
+    return found[::-1]
 
 
 def tradeoff_of_log(

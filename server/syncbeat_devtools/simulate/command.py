@@ -12,7 +12,7 @@ from typing import Any
 from syncbeat_devtools.simulate.engine.jobs import JobRunner, Sample, job_runner
 from syncbeat_devtools.simulate.engine.outage import simulate_outage
 from syncbeat_devtools.simulate.fleet.devices import DAY, FLEETS
-from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.log_command import compare_on_log
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_devtools.simulate.report.output import print_result
 from syncbeat_devtools.simulate.report.plots import draw_curves, draw_sweeps
@@ -51,7 +51,12 @@ def simulate(request: Request) -> int:
     started = time.monotonic()
     check_request(request)
     with job_runner(request.workers, progress_bar(sys.stderr)) as runner:
-        found = _outage(request, runner) if request.outage else _compare(request, runner)
+        if request.outage:
+            found = _outage(request, runner)
+        elif request.trace is not None:
+            found = compare_on_log(request, runner)
+        else:
+            found = _compare(request, runner)
     found["seconds"] = round(time.monotonic() - started, 1)
     return print_result(json.dumps(found, indent=1) if request.as_json else format_results(found))
 
@@ -85,12 +90,7 @@ def _compare(request: Request, runner: JobRunner) -> dict[str, Any]:
     if request.plot is not None:
         found["curves"] = tradeoff_curves(few, settings, runner)
         size = few.samples[0].size
-        title = (
-            f"fleet {request.fleet}, {size} devices a seed"
-            if days.has_true_rates
-            else f"log {found['log']}, {size} devices"
-        )
-        draw_curves(request.plot, found["curves"], title, days.fleet)
+        draw_curves(request.plot, found["curves"], f"fleet {request.fleet}, {size} devices a seed", days.fleet)
     if request.sweep is not None:
         price = next(row["multiplier"] for row in found["policies"] if row["name"] == PolicyRow.HYBRID)
         found["sweeps"] = sweep_assumptions(few, replace(settings, multiplier=price, lateness_s=LATENESS_S), runner)
@@ -100,9 +100,7 @@ def _compare(request: Request, runner: JobRunner) -> dict[str, Any]:
 
 
 def _days(request: Request, devices: int) -> Days:
-    spec, trace = FLEETS[request.fleet], request.trace
-    if trace is not None:
-        return Days.of([Sample(spec, request.seeds[0], len(read_trace(trace)), 0, trace)])
+    spec = FLEETS[request.fleet]
     return Days.of([Sample(spec, seed, devices, request.known_days) for seed in request.seeds])
 
 
@@ -111,10 +109,7 @@ def _settings(request: Request, days: Days) -> Settings:
 
 
 def fit_prior(sample: Sample) -> Prior:
-    """Return the prior that the server's nightly fit derives from a day of other feeds of the fleet.
-
-    For a log it is derived from the devices' own day.
-    """
+    """Return the prior that the server's nightly fit derives from a day of other feeds of the fleet."""
     few = min(sample.size, _FITTED_FEEDS)
     others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=few, history_days=0)
     histories = [History(0.0, DAY, device.changes) for device in others.devices()[:few]]
@@ -124,14 +119,13 @@ def fit_prior(sample: Sample) -> Prior:
 
 def compare_policies(request: Request, days: Days, settings: Settings, runner: JobRunner) -> dict[str, Any]:
     """Compare all policies at the same mean staleness on the same days, and the hybrid at its own limits."""
-    ceiling = solve(PolicyRow.CEILING, days, settings, request.target_s, runner) if days.has_true_rates else None
+    ceiling = solve(PolicyRow.CEILING, days, settings, request.target_s, runner)
     outcomes = {row: solve(row, days, settings, request.target_s, runner) for row in COMPARED}
     others = (outcomes[PolicyRow.FIXED], outcomes[PolicyRow.EWMA])
     hybrid = solve_hybrid(days, settings, runner)
-    hybrid_ceiling = solve_hybrid(days, settings, runner, PolicyRow.HYBRID_CEILING) if days.has_true_rates else None
+    hybrid_ceiling = solve_hybrid(days, settings, runner, PolicyRow.HYBRID_CEILING)
     found = {
-        "fleet": request.fleet if request.trace is None else request.trace.name,
-        "log": None if request.trace is None else request.trace.name,
+        "fleet": request.fleet,
         "fleet_devices": days.fleet,
         "devices_per_seed": days.samples[0].size,
         "seeds": [sample.seed for sample in days.samples],
@@ -149,9 +143,8 @@ def compare_policies(request: Request, days: Days, settings: Settings, runner: J
             for row, scale in ((PolicyRow.TIERS, 1.0), (PolicyRow.BACKOFF, _BACKOFF_CAP_S / FIXED_S))
         ],
     }
-    if days.has_true_rates:
-        elsewhere, same_price = run_on_other_days(hybrid, days, settings, runner)
-        found["on_other_days"] = [make_row(same_price, elsewhere, None)]
+    elsewhere, same_price = run_on_other_days(hybrid, days, settings, runner)
+    found["on_other_days"] = [make_row(same_price, elsewhere, None)]
     return found
 
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from syncbeat_devtools.simulate.fleet.log_lines import LogFormat
 from syncbeat_devtools.simulate.report.plots import check_plot
 from syncbeat_server.defaults import TARGET_STALENESS_S
 from syncbeat_server.errors import ConfigurationError
@@ -24,6 +25,15 @@ class Request:
     cap_s: float | None = None
     known_days: int = 3
     trace: Path | None = None
+    form: LogFormat = LogFormat.EVENTS
+    log_devices: int | None = None
+    """The devices of a day of a log that are played at the most; None: all."""
+    caps: bool = False
+    history_days: int = 7
+    measure_days: int | None = None
+    measure_from: float | None = None
+    measure_each: tuple[float, ...] = ()
+    """Starts of days (unix seconds): of the first of `measure_days`, and of days that are each measured alone."""
     variants: bool = False
     outage: bool = False
     plot: Path | None = None
@@ -42,6 +52,16 @@ def check_request(request: Request) -> None:
     """Raise ConfigurationError if the options cannot be met, before hours of work."""
     if request.trace is not None and request.variants:
         raise ConfigurationError("--variants: needs the true rates of a fleet, which no log tells: not with --trace")
+    if request.trace is None and (request.measure_days or request.measure_each or request.measure_from is not None):
+        raise ConfigurationError("--measure-days, --measure-from, --measure-day: choose days of a log: want --trace")
+    if request.trace is None and request.caps:
+        raise ConfigurationError(
+            "--caps: compares longest intervals on a log: wants --trace; for a fleet see --variants"
+        )
+    if request.measure_each and (request.measure_days or request.measure_from is not None):
+        raise ConfigurationError("--measure-day: measures each day alone: not with --measure-days or --measure-from")
+    if request.trace is not None and request.sweep is not None:
+        raise ConfigurationError("--sweep: changes the pushes of a fleet: not with --trace")
     if request.outage and (request.trace or request.variants or request.plot or request.sweep):
         raise ConfigurationError("--outage: is a study of its own: not with --trace, --variants, --plot, --sweep")
     if len(set(request.seeds)) < len(request.seeds):

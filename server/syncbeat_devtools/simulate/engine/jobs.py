@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import itemgetter
-from pathlib import Path
+from typing import TypeVar
 
 from syncbeat_devtools.simulate.engine.hybrid_day import HybridDay
 from syncbeat_devtools.simulate.engine.poll_day import play_poll_day
 from syncbeat_devtools.simulate.engine.process_pool import process_pool
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device, FleetSpec, make_device
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, log_day
 from syncbeat_devtools.simulate.fleet.push_channel import Handset, handset
-from syncbeat_devtools.simulate.fleet.traces import read_trace
 from syncbeat_devtools.simulate.policies.bounds import poll_bound
 from syncbeat_devtools.simulate.policies.ceilings import exact_prior
 from syncbeat_devtools.simulate.policies.schedules import make_schedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 
 CHUNK = 50
 """Devices per job: few enough that the processes finish together."""
@@ -35,12 +38,12 @@ class Sample:
     seed: int
     size: int
     history_days: int = 3
-    trace: Path | None = None
+    log: DayKey | None = None
 
     def devices(self, first: int = 0, last: int | None = None) -> tuple[Device, ...]:
         """Return its devices with indexes from `first` to below `last`."""
-        if self.trace is not None:
-            return _read_trace_cached(self.trace)[first:last]
+        if self.log is not None:
+            return log_day(self.log).devices[first:last]
         return _generate_devices(self, first, self.size if last is None else last)
 
 
@@ -49,11 +52,6 @@ def _generate_devices(sample: Sample, first: int, last: int) -> tuple[Device, ..
     return tuple(
         make_device(sample.spec, sample.seed, index, sample.size, sample.history_days) for index in range(first, last)
     )
-
-
-@lru_cache(maxsize=1)
-def _read_trace_cached(trace: Path) -> tuple[Device, ...]:
-    return read_trace(trace)
 
 
 @lru_cache(maxsize=64)
@@ -112,17 +110,21 @@ class JobRunner:
 
     def run(self, jobs: Sequence[Job], what: str) -> dict[int, Tally]:
         """Run all jobs. Returns the tally of each seed."""
-        under_way = {self.executor.submit(run_job, job): job for job in jobs}
         found: dict[int, Tally] = {}
         parts: dict[int, list[tuple[int, Tally]]] = {}
-        for count, future in enumerate(as_completed(under_way), start=1):
-            job = under_way[future]
-            parts.setdefault(job.sample.seed, []).append((job.first, future.result()))
-            self._show(count / len(jobs), what)
+        for job, tally in zip(jobs, self.map(run_job, jobs, what), strict=True):
+            parts.setdefault(job.sample.seed, []).append((job.first, tally))
         for seed in sorted(parts):
             # Added in the order of devices, not of completion, so that sums of floats are reproducible to the last bit.
             found[seed] = sum_tallies(tally for _, tally in sorted(parts[seed], key=itemgetter(0)))
         return found
+
+    def map(self, function: Callable[[_Given], _Found], given: Sequence[_Given], what: str) -> list[_Found]:
+        """Return the function's results, in the order of what it was given."""
+        futures = [self.executor.submit(function, one) for one in given]
+        for count, _ in enumerate(as_completed(futures), start=1):
+            self._show(count / len(futures), what)
+        return [future.result() for future in futures]
 
 
 @contextmanager

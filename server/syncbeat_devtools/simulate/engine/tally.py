@@ -36,6 +36,8 @@ class Tally:
     """Counts over devices believed to be reachable: `woken` wake-ups that ended, of which `lost` were never answered in
     spite of all resends; and `tried` single pushes, of which `missed` were not answered in time.
     """
+    capped: int = 0
+    """Polls that came since the longest interval had passed (counted in logs)."""
     wakeups: int = 0
     traffic_bytes: int = 0
     delays: array[float] = field(default_factory=lambda: array("d"))
@@ -103,6 +105,7 @@ class Tally:
         self.lost += other.lost
         self.tried += other.tried
         self.missed += other.missed
+        self.capped += other.capped
         self.wakeups += other.wakeups
         self.traffic_bytes += other.traffic_bytes
         self.delays.extend(other.delays)

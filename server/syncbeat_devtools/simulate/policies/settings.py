@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from syncbeat_devtools.simulate.fleet.push_channel import DEFAULT_CONDITIONS, PushConditions
@@ -30,6 +30,10 @@ class PolicyRow(StrEnum):
     CAPPED_CEILING = "known-parameters, within the same bounds"
     HYBRID_CEILING = "known-parameters-hybrid"
     ORACLE = "oracle"
+    TUNED_EWMA = "ewma, tuned"
+    AFTER_ACTIVITY = "fast after activity, tuned"
+    HINDSIGHT = "rates of circumstances, in hindsight"
+    BY_SCREEN = "fast in the foreground, tuned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class Settings:
     push_misses: float = 0.05
     presence_unseen: float = 0.2
     """The share of sessions that the server does not learn of, and of presence signals without a session."""
+
+    def at(self, multiplier: float) -> Settings:
+        """Return the settings with another multiplier."""
+        return replace(self, multiplier=multiplier)
 
     @property
     def price(self) -> Price:

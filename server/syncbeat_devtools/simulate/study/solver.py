@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from syncbeat_devtools.simulate.engine.jobs import Job, JobRunner, Sample, split_jobs
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
+from syncbeat_devtools.simulate.fleet.log_days import log_day
 from syncbeat_devtools.simulate.fleet.push_channel import PushConditions, handset
 from syncbeat_devtools.simulate.policies.bounds import Bound, poll_bound, signalled_bound
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
@@ -64,12 +65,15 @@ class Days:
     @property
     def has_true_rates(self) -> bool:
         """Tell if the true rates, and so the bounds, are known; those of a log are not."""
-        return all(sample.trace is None for sample in self.samples)
+        return all(sample.log is None for sample in self.samples)
 
     @property
     def fleet(self) -> int:
-        """Return the number of devices that figures are scaled to: the fleet's, or the log's own."""
-        return self.samples[0].spec.devices if self.has_true_rates else self.samples[0].size
+        """Return the number of devices that figures are scaled to: the fleet's, or those of a log on a mean day."""
+        if self.has_true_rates:
+            return self.samples[0].spec.devices
+        sizes = [len(log_day(sample.log).devices) for sample in self.samples if sample.log is not None]
+        return round(sum(sizes) / len(sizes))
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Days:
@@ -82,11 +86,11 @@ def solve(row: PolicyRow, days: Days, settings: Settings, target_s: float, runne
 
     The multiplier is found by the secant rule on logarithms, for square-root policies on a pilot, which is a part of
     the devices. If the pilot's feeds are more active than all are, its mean is off by the ratio of the means of
-    sqrt(rate) and of rate. That ratio is unknown for a log, so a log is solved on all of its devices.
+    sqrt(rate) and of rate. Logs, whose rates are unknown, have a solver of their own.
     """
     size = days.samples[0].size
     pilot, goal = size, target_s
-    if row not in _WITHOUT_SQUARE_ROOT and days.has_true_rates:
+    if row not in _WITHOUT_SQUARE_ROOT:
         pilot = pilot_size(size)
         goal *= _composition(days, pilot)
     points: list[tuple[float, float, float]] = []  # ln multiplier, ln mean, ln requests
@@ -105,7 +109,7 @@ def solve(row: PolicyRow, days: Days, settings: Settings, target_s: float, runne
 
 def run(row: PolicyRow, days: Days, settings: Settings, runner: JobRunner, what: str = "") -> dict[int, Tally]:
     """Run the policy on all devices with these settings."""
-    return runner.run(_jobs(row, days, settings, days.samples[0].size), f"{row} {what}")
+    return runner.run(_jobs(row, days, settings), f"{row} {what}")
 
 
 def pilot_size(size: int) -> int:
@@ -113,8 +117,8 @@ def pilot_size(size: int) -> int:
     return min(size, max(_MIN_PILOT, int(size * _PILOT_SHARE)))
 
 
-def _jobs(row: PolicyRow, days: Days, settings: Settings, last: int) -> list[Job]:
-    return [job for sample in days.samples for job in split_jobs(row, sample, settings, last)]
+def _jobs(row: PolicyRow, days: Days, settings: Settings, last: int | None = None) -> list[Job]:
+    return [job for sample in days.samples for job in split_jobs(row, sample, settings, last or sample.size)]
 
 
 def _totals(tallies: dict[int, Tally]) -> tuple[float, int]:

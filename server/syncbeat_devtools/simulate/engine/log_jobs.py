@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from hashlib import md5
 from typing import NamedTuple
 
 from syncbeat_devtools.simulate.engine.log_replay import play_log_day
@@ -17,9 +18,11 @@ from syncbeat_devtools.simulate.policies.schedules import FixedSchedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, NO_RHYTHM, Rhythm, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.prior_fit import fit
+from syncbeat_server.sync.tuning.rhythm_fit import learn_rhythm
 
 _WANTED_SCOPES, _MAX_SCOPES = 300.0, 1_000
 _A_CHANGE_A_DAY = 1.0 / DAY
@@ -35,6 +38,7 @@ class LearnedDay(NamedTuple):
     size: int
     prior: Prior
     device_rate: float
+    rhythm: Rhythm = NO_RHYTHM
 
 
 class LogJob(NamedTuple):
@@ -51,19 +55,43 @@ class LogJob(NamedTuple):
 
 
 def learn_day(key: DayKey) -> LearnedDay:
-    """Return what a server has learned when a day begins: the prior of its last nightly fit, made on the day before."""
+    """Return what a server has learned when a day begins: by the nightly fits before it."""
     day = log_day(key)
     span_s = key.history_days * DAY
     heard = sum(len(device.history) for device in day.devices)
     followed_s = sum(min(span_s, -device.born) for device in day.devices if device.born < 0.0)
-    histories = _histories(day)
-    fitted = fit(histories, DEFAULT_PRIOR) if histories else None
+    prior = _last_prior(day)
     return LearnedDay(
         key,
         len(day.devices),
-        DEFAULT_PRIOR if fitted is None else fitted.prior,
+        prior or DEFAULT_PRIOR,
         heard / followed_s if heard else _A_CHANGE_A_DAY,
+        NO_RHYTHM if prior is None else _rhythm(day, prior),
     )
+
+
+def _last_prior(day: LogDay) -> Prior | None:
+    """Return the prior of the last night whose changes were enough to fit one."""
+    for nights in range(day.key.history_days):
+        histories = _histories(day, -nights * DAY)
+        fitted = fit(histories, DEFAULT_PRIOR) if histories else None
+        if fitted is not None:
+            return fitted.prior
+    return None
+
+
+def _rhythm(day: LogDay, prior: Prior) -> Rhythm:
+    """Return the rhythm after all nights of the history."""
+    evidence = NO_EVIDENCE
+    for nights in reversed(range(day.key.history_days)):
+        end = -nights * DAY
+        histories = [_at_unix(history, day.key.start) for history in _histories(day, end)]
+        evidence = learn_rhythm(histories, prior, evidence)
+    return rhythm_of(evidence)
+
+
+def _at_unix(history: History, start: float) -> History:
+    return History(history.start_s + start, history.end_s + start, [at + start for at in history.changes])
 
 
 def play_log_job(job: LogJob) -> Tally:
@@ -101,16 +129,20 @@ def make_log_schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
 
 def _hint_schedule(job: LogJob, day: LogDay, device: Device) -> HintSchedule:
     settings, learned = job.settings, job.learned
-    tuning = settings.tuning._replace(prior=learned.prior)
+    tuning = settings.tuning._replace(prior=learned.prior, rhythm=learned.rhythm)
     if job.row is PolicyRow.EWMA:
         tuning = tuning._replace(policy=SchedulingPolicy.SQRT_EWMA)
     return HintSchedule(day, device, tuning)
 
 
-def _histories(day: LogDay) -> Sequence[History]:
-    """Return the scopes that the nightly fit would be given at the start of a day (`tuning/nightly_fit.py`)."""
-    known = [feed for feed in day.scopes if feed.born < 0.0]
-    active = sum(any(-DAY <= at < 0.0 for at in feed.changes) for feed in known)
+def _histories(day: LogDay, end: float) -> Sequence[History]:
+    """Return the scopes that the nightly fit would be given at a second of the day (`tuning/nightly_fit.py`)."""
+    known = [feed for feed in day.scopes if feed.born < end]
+    start = end - DAY
+    active = sum(any(start <= at < end for at in feed.changes) for feed in known)
     share = min(1.0, _WANTED_SCOPES / max(1, active))
-    chosen = [feed for feed in known if sampled(feed.scope, share)][:_MAX_SCOPES]
-    return [History(max(-DAY, feed.born), 0.0, tuple(at for at in feed.changes if -DAY <= at < 0.0)) for feed in chosen]
+    found = [feed for feed in known if sampled(feed.scope, share)]
+    chosen = sorted(found, key=lambda feed: md5(feed.scope.encode(), usedforsecurity=False).digest())[:_MAX_SCOPES]
+    return [
+        History(max(start, feed.born), end, tuple(at for at in feed.changes if start <= at < end)) for feed in chosen
+    ]

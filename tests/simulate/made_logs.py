@@ -18,7 +18,7 @@ def talk(days: int, users: int, seed: int) -> list[Message]:
     """Return messages of conversations at random moments, in order of time."""
     chance = random.Random(seed)
     messages: list[Message] = [(0.0, "u0", "u1"), (days * DAY - 1.0, "u0", "u1")]
-    for _ in range(users * days * 2):
+    for _ in range(users * days * 5):
         one, other = chance.sample(range(users), 2)
         at = chance.uniform(0.0, days * DAY - 4000.0)
         for _ in range(chance.randint(1, 8)):

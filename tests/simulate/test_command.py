@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.fleet.traces import read_trace
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, check_day, log_day
+from syncbeat_devtools.simulate.fleet.log_lines import LogFormat, read_lines
 from syncbeat_devtools.simulate.study.estimate import recompute_estimate
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
@@ -60,15 +61,16 @@ def test_simulate_small_fleet_as_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert elsewhere["requests_per_day"] != rows["adaptive-hybrid"]["requests_per_day"]
 
 
-def test_simulate_replays_a_log_without_bounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_replays_a_log_of_one_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log.csv"
     path.write_text(LOG, encoding="utf-8")
-    anna, ben = read_trace(path)
+    anna, ben = log_day(DayKey(path, LogFormat.EVENTS, read_lines(path)[0].at, 0)).devices
     assert anna.changes == (5400.0,)
-    assert ben.changes == (0.0, 3600.0)  # its own are not news to it, nor is the next day's part of the day
+    # Its own are not news to it, nor what it listed when it came, nor is the next day's part of the day.
+    assert (ben.born, ben.changes) == (10.0, (3600.0,))
     assert main(["simulate", "--trace", str(path), "--processes", "1"]) == 0
     table = capsys.readouterr().out
-    assert all(name in table for name in NAMES)
+    assert all(name in table for name in ("fixed-30s", "sqrt-ewma", "ewma, tuned", "adaptive-pull", "adaptive-hybrid"))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_simulate_refuses_an_empty_log(text: str, said: str, tmp_path: Path) -> 
     path = tmp_path / "log.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=said):
-        read_trace(path)
+        check_day(DayKey(path, LogFormat.EVENTS, read_lines(path)[0].at, 0))
 
 
 def test_simulate_refuses_missing_log_bad_plot_and_nonsense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from syncbeat_devtools.simulate.engine.jobs import Sample, job_runner
-from syncbeat_devtools.simulate.fleet.devices import DEFAULT
-from syncbeat_devtools.simulate.fleet.traces import read_trace
-from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_devtools.simulate.fleet.log_days import DayKey, log_day
+from syncbeat_devtools.simulate.fleet.log_lines import LogFormat, read_lines
 from syncbeat_devtools.simulate.report.output import print_result
-from syncbeat_devtools.simulate.study.solver import Days, pilot_size, solve
 from syncbeat_server.cli.main import main
 from syncbeat_server.errors import ConfigurationError
 
@@ -43,33 +40,23 @@ sys.exit(print_result('x'))
 """
 
 
-def test_simulate_accepts_quiet_devices_first(log: Path) -> None:
-    quiet = [f"{number},s{number},a{number:03},poll\n" for number in range(61)]
-    changes = [f"{4000 * number},sz,,change\n" for number in range(1, 22)]
-    log.write_text("".join([HEAD, *quiet, "5,sz,zz,poll\n", *changes]), encoding="utf-8")
-    days = Days.of([Sample(DEFAULT, 11, 62, 0, log)])
-    assert pilot_size(62) < 62
-    with job_runner(1, lambda _share, _what: None) as hands:
-        outcome = solve(PolicyRow.EWMA, days, Settings(1.0), 15.0, hands)
-    assert outcome.tallies[11].mean_s == pytest.approx(15.0, rel=0.3)
-
-
 def test_simulate_search_is_not_misled_by_one_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "one.csv"
-    log.write_text(f"{HEAD}1,a,b,change\n2,a,c,poll\n80000,a,c,poll\n", encoding="utf-8")
+    log.write_text(f"{HEAD}1,a,c,poll\n2,a,b,change\n80000,a,c,poll\n", encoding="utf-8")
     assert main(["simulate", "--trace", str(log), "--processes", "1"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("log one.csv: its first 24 hours, 2 devices; 1 changes a day")
+    assert told.startswith(
+        "log one.csv: the day from 1970-01-01 00:00 UTC, after 7 days of history; 2 devices and 1 ch"
+    )
     assert "None" not in told
     assert "±" not in told
 
 
-def test_simulate_refuses_a_plot_of_a_log(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_simulate_draws_a_log(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = log.with_name("log.svg")
     assert main(["simulate", "--trace", str(log), "--plot", str(plot), "--processes", "1", "--json"]) == 0
     curves = json.loads(capsys.readouterr().out)["curves"]
-    assert "adaptive-hybrid" in curves
-    assert not {"known-parameters", "bound of polling", "bound with signals"} & curves.keys()
+    assert {"adaptive-pull", "ewma, tuned", "each commit known beforehand"} <= curves.keys()
     assert plot.read_text(encoding="utf-8").rstrip().endswith("</svg>")
 
 
@@ -90,13 +77,14 @@ def test_simulate_refuses_a_plot_of_a_log(log: Path, capsys: pytest.CaptureFixtu
 def test_simulate_refuses_a_log_that_is_no_day(lines: str, said: str, log: Path) -> None:
     log.write_text(HEAD + lines, encoding="utf-8")
     with pytest.raises(ConfigurationError) as refusal:
-        read_trace(log)
+        read_lines(log)
     assert said in refusal.value.message
 
 
 def test_simulate_reads_logs_of_spreadsheets(log: Path) -> None:
     log.write_text("\ufeff" + HEAD + DAY.replace("change", " Change"), encoding="utf-8")
-    assert [device.changes for device in read_trace(log)] == [(), (500.0, 80000.0)]
+    day = log_day(DayKey(log, LogFormat.EVENTS, 0.0, 0))
+    assert [device.changes for device in day.devices] == [(), (500.0, 80000.0)]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +98,13 @@ def test_simulate_reads_logs_of_spreadsheets(log: Path) -> None:
         (["--plot", "x.png", "--sweep", "x.png"], "--plot, --sweep: want two files"),
         (["--plot", "none/x.png"], "none/x.png: there is no such directory"),
         (["--trace", "log.csv", "--variants"], "--variants: needs the true rates"),
+        (["--trace", "log.csv", "--sweep", "x.png"], "--sweep: changes the pushes of a fleet"),
+        (["--caps"], "--caps: compares longest intervals on a log"),
+        (["--measure-days", "2"], "--measure-days, --measure-from, --measure-day: choose days of a log"),
+        (
+            ["--trace", "log.csv", "--measure-day", "2024-01-01", "--measure-days", "2"],
+            "--measure-day: measures each day alone",
+        ),
     ],
 )
 def test_simulate_refuses_impossible_targets(

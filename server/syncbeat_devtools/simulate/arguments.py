@@ -11,7 +11,7 @@ from typing import Any
 
 from syncbeat_server.defaults import LONGEST_POLL_S, TARGET_STALENESS_S
 
-_FLEET = 20_000
+_FLEET, _SIMULATED = 20_000, 800
 _MAX_MEAN_S = 600.0
 _MAX_KNOWN_DAYS = 30
 _MAX_LOG_DAYS = 400
@@ -25,7 +25,7 @@ def add_simulate(commands: Any) -> None:
     )
     fleets = ("default", "constant", "bursty", "heavy")
     simulate.add_argument("--fleet", choices=fleets, default="default", help="default: %(default)s")
-    simulate.add_argument("--devices", type=_devices, default=800, help="simulated a seed (default: %(default)s)")
+    simulate.add_argument("--devices", type=_devices, help="simulated a seed (default: 800; of a log: all)")
     simulate.add_argument("--full", action="store_true", help="simulate all 20,000 devices")
     simulate.add_argument("--seed", type=int, action="append", help="may be repeated (default: 11, 12 and 13)")
     simulate.add_argument("--mean", type=_mean, default=TARGET_STALENESS_S, help="seconds (default: %(default)g)")
@@ -52,6 +52,7 @@ def _add_log(simulate: argparse.ArgumentParser) -> None:
     simulate.add_argument(
         "--history-days", type=_history, default=7, help="of a log, before each measured day (default: %(default)s)"
     )
+    simulate.add_argument("--caps", action="store_true", help="of a log: also what other longest intervals cost")
     simulate.add_argument("--measure-days", type=_measured, help="days of a log, measured together (default: the last)")
     simulate.add_argument("--measure-from", type=_date, metavar="DATE", help="the first of them (default: the last)")
     simulate.add_argument(
@@ -67,13 +68,15 @@ def _simulate(parsed: argparse.Namespace) -> int:
     return simulate(
         Request(
             fleet=parsed.fleet,
-            devices=_FLEET if parsed.full else parsed.devices,
+            devices=_FLEET if parsed.full else parsed.devices or _SIMULATED,
+            log_devices=None if parsed.full else parsed.devices,
             seeds=tuple(parsed.seed or ((11, 12, 13) if parsed.trace is None else (11,))),
             target_s=parsed.mean,
             cap_s=parsed.cap,
             known_days=parsed.known_days,
             trace=parsed.trace,
             form=LogFormat(parsed.trace_format),
+            caps=parsed.caps,
             history_days=parsed.history_days,
             measure_days=parsed.measure_days,
             measure_from=parsed.measure_from,

@@ -10,6 +10,7 @@ from syncbeat_devtools.simulate.engine.log_jobs import learn_day
 from syncbeat_devtools.simulate.fleet.devices import DAY, DEFAULT
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, last_days, log_lines
 from syncbeat_devtools.simulate.policies.settings import Settings
+from syncbeat_devtools.simulate.report.plots import draw_curves
 from syncbeat_devtools.simulate.report.rows import make_row
 from syncbeat_devtools.simulate.request import Request, interval_bounds
 from syncbeat_devtools.simulate.study.log_study import LogPlan, study_log
@@ -36,6 +37,9 @@ def compare_on_log(request: Request, runner: JobRunner) -> dict[str, Any]:
     ]
     days = Days.of(samples)
     found["hybrid"] = [make_row(solve_hybrid(days, replace(settings, prior=first.prior), runner), days, None)]
+    if request.plot is not None:
+        devices = round(sum(day["devices"] for day in found["days"]) / len(found["days"]))
+        draw_curves(request.plot, found["curves"], f"log {found['log']}, {devices} devices", devices)
     return found
 
 
@@ -59,4 +63,6 @@ def log_plan(request: Request) -> LogPlan:
         if not lines[0].at - DAY < start < lines[-1].at:
             raise ConfigurationError(f"--measure-from, --measure-day: the log has no lines of the day from {start:.0f}")
     keys = tuple(DayKey(path, request.form, start, request.history_days) for start in starts)
-    return LogPlan(keys, bool(request.measure_each), request.seeds)
+    return LogPlan(
+        keys, bool(request.measure_each), request.seeds, request.log_devices, request.plot is not None, request.caps
+    )

@@ -26,6 +26,9 @@ class Request:
     known_days: int = 3
     trace: Path | None = None
     form: LogFormat = LogFormat.EVENTS
+    log_devices: int | None = None
+    """The devices of a day of a log that are played at the most; None: all."""
+    caps: bool = False
     history_days: int = 7
     measure_days: int | None = None
     measure_from: float | None = None
@@ -51,6 +54,10 @@ def check_request(request: Request) -> None:
         raise ConfigurationError("--variants: needs the true rates of a fleet, which no log tells: not with --trace")
     if request.trace is None and (request.measure_days or request.measure_each or request.measure_from is not None):
         raise ConfigurationError("--measure-days, --measure-from, --measure-day: choose days of a log: want --trace")
+    if request.trace is None and request.caps:
+        raise ConfigurationError(
+            "--caps: compares longest intervals on a log: wants --trace; for a fleet see --variants"
+        )
     if request.measure_each and (request.measure_days or request.measure_from is not None):
         raise ConfigurationError("--measure-day: measures each day alone: not with --measure-days or --measure-from")
     if request.trace is not None and request.sweep is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from hashlib import md5
 from typing import NamedTuple
 
-from syncbeat_devtools.simulate.engine.log_replay import play_log_day
+from syncbeat_devtools.simulate.engine.log_replay import Intervals, Plays, play_log_day
 from syncbeat_devtools.simulate.engine.tally import Tally
 from syncbeat_devtools.simulate.fleet.devices import DAY, Device
 from syncbeat_devtools.simulate.fleet.log_days import DayKey, LogDay, log_day
@@ -22,7 +21,7 @@ from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, NO_RHYTHM, Rhythm, r
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.prior_fit import fit
-from syncbeat_server.sync.tuning.rhythm_fit import learn_rhythm
+from syncbeat_server.sync.tuning.rhythm_fit import count_hours, learn_rhythm
 
 _WANTED_SCOPES, _MAX_SCOPES = 300.0, 1_000
 _A_CHANGE_A_DAY = 1.0 / DAY
@@ -31,24 +30,29 @@ _A_CHANGE_A_DAY = 1.0 / DAY
 class LearnedDay(NamedTuple):
     """Holds what a server has learned of an app when a day begins: from its history, and from nothing later.
 
-    `device_rate` is the mean of its devices' changes a second.
+    `device_rate` is the mean of its devices' changes a second. Every `step`-th device is played.
     """
 
     key: DayKey
     size: int
     prior: Prior
     device_rate: float
+    step: int = 1
     rhythm: Rhythm = NO_RHYTHM
+
+    def played(self) -> Sequence[Device]:
+        """Return the devices that are played."""
+        return log_day(self.key).devices[:: self.step]
 
 
 class LogJob(NamedTuple):
-    """One policy over every `step`-th device of a day from `first` on; each seed plays it with other phases."""
+    """One policy over every `step`-th played device of a day from `first` on."""
 
     row: PolicyRow
     learned: LearnedDay
     settings: Settings
     constants: Constants | None
-    seeds: tuple[int, ...]
+    plays: Plays
     first: int = 0
     step: int = 1
     table: Table = ()
@@ -66,7 +70,7 @@ def learn_day(key: DayKey) -> LearnedDay:
         len(day.devices),
         prior or DEFAULT_PRIOR,
         heard / followed_s if heard else _A_CHANGE_A_DAY,
-        NO_RHYTHM if prior is None else _rhythm(day, prior),
+        rhythm=NO_RHYTHM if prior is None else _rhythm(day, prior),
     )
 
 
@@ -83,26 +87,27 @@ def _last_prior(day: LogDay) -> Prior | None:
 def _rhythm(day: LogDay, prior: Prior) -> Rhythm:
     """Return the rhythm after all nights of the history."""
     evidence = NO_EVIDENCE
-    for nights in reversed(range(day.key.history_days)):
-        end = -nights * DAY
-        histories = [_at_unix(history, day.key.start) for history in _histories(day, end)]
-        evidence = learn_rhythm(histories, prior, evidence)
-    return rhythm_of(evidence)
+    for nights in reversed(range(1, day.key.history_days)):
+        evidence = count_hours(_histories_at_unix(day, -nights * DAY), evidence)
+    return rhythm_of(learn_rhythm(_histories_at_unix(day, 0.0), prior, evidence))
 
 
-def _at_unix(history: History, start: float) -> History:
-    return History(history.start_s + start, history.end_s + start, [at + start for at in history.changes])
+def _histories_at_unix(day: LogDay, end: float) -> list[History]:
+    start = day.key.start
+    return [
+        History(one.start_s + start, one.end_s + start, [at + start for at in one.changes])
+        for one in _histories(day, end)
+    ]
 
 
 def play_log_job(job: LogJob) -> Tally:
     """Play a day of the job's devices."""
     tally, day = Tally(), log_day(job.learned.key)
     cap_s = job.settings.bounds.cap_s
-    for device in day.devices[job.first :: job.step]:
-        for seed in job.seeds:
-            # The same phases for every policy, so that rows differ only by the policies' decisions.
-            phase = random.Random(f"{seed}:{job.learned.key.start}:{day.names[device.index]}").random()
-            play_log_day(device, make_log_schedule(job, day, device), tally, phase, cap_s)
+    for device in job.learned.played()[job.first :: job.step]:
+        intervals = Intervals(device, make_log_schedule(job, day, device))
+        for phase in job.plays.of(f"{job.learned.key.start}:{day.names[device.index]}"):
+            play_log_day(device, intervals, tally, phase, cap_s)
     return tally
 
 

@@ -19,20 +19,22 @@ from syncbeat_server.sync.policy.hint import Situation
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.scope_prior import Prior
 
-_MAX_STEADY_POLLS, _DRIFT = 64, 0.05
-"""A policy that has heard nothing is asked again after so many polls, or once its answer may have moved so far."""
+_MAX_POLLS, _FIRST_SHARE, _DRIFT = 64.0, 0.7, 0.03
+"""A policy that has heard nothing is asked again after so many of its intervals, or once its answer may have moved by
+this share; the first time after a share of an interval.
+"""
 _EPOCH = "1"
 
 
 class Answer(NamedTuple):
-    """Holds the interval after a poll, which is the same for all polls before `until` (seconds of the day)."""
+    """Holds the interval after a poll: the same, or nearly, for any poll before `until` (second of the day)."""
 
     wait_s: float
     until: float
 
 
 class LogSchedule(Protocol):
-    """Chooses the intervals between a device's polls. Asked in the order of time."""
+    """Chooses the intervals between a device's polls, asked in the order of time: at no poll, but at any moment."""
 
     def ask(self, now: float) -> Answer:
         """Return the interval after a poll at this second of the day."""
@@ -40,19 +42,21 @@ class LogSchedule(Protocol):
 
 
 class Steadiness:
-    """Tells for how long an interval that changes slowly may be repeated."""
+    """Tells for how long an interval that changes slowly holds, nearly."""
 
     def __init__(self) -> None:
-        self._wait_s, self._heard = 0.0, -1
+        self._wait_s, self._asked_at, self._heard = 0.0, 0.0, -1
 
     def answer(self, now: float, wait_s: float, heard: int, next_at: float) -> Answer:
         """Return the answer at `now`; so many events were `heard`, and the next comes at `next_at`."""
-        polls = 0.0
+        holds_s = _FIRST_SHARE * wait_s
         if heard == self._heard:
             drift = abs(wait_s / self._wait_s - 1.0)
-            polls = _MAX_STEADY_POLLS if drift * _MAX_STEADY_POLLS <= _DRIFT else _DRIFT / drift
-        self._wait_s, self._heard = wait_s, heard
-        return Answer(wait_s, min(next_at, now + polls * wait_s))
+            longest_s = _MAX_POLLS * wait_s
+            elapsed = now - self._asked_at
+            holds_s = longest_s if drift * longest_s <= _DRIFT * elapsed else max(holds_s, _DRIFT / drift * elapsed)
+        self._wait_s, self._asked_at, self._heard = wait_s, now, heard
+        return Answer(wait_s, min(next_at, now + holds_s))
 
 
 class HintSchedule:

@@ -17,13 +17,13 @@ def make_log_row(
     target_s: float,
     bound: float,
     draws: DayDraws,
-    plays: int,
+    plays: float,
     others: Sequence[LogOutcome] = (),
 ) -> dict[str, Any]:
     """Return a policy's figures: means of a day, with 95 % intervals by bootstrap over the days.
 
     `bound` is the fewest requests of all days of a policy that knows each commit beforehand; each day was played so
-    many times (`plays`), by other phases.
+    many times (`plays`; less than once each where a part of the devices stands for all).
     """
     whole, days = outcome.whole, len(outcome.tallies)
     tallies = list(outcome.tallies.values())

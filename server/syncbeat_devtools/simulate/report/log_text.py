@@ -20,6 +20,12 @@ def format_log(found: dict[str, Any]) -> str:
             lines += ["", f"requests of {row['name']} over those of others at one mean, and by day:"]
             lines.append(align_columns([_ratio_cells(*one) for one in row["requests_over"].items()]))
     lines += ["", f"best rival: {found['best_rival']}; constants tuned on the days before: {_constants(found)}"]
+    if "caps" in found:
+        lines += [
+            "",
+            "adaptive-pull by its longest interval, at the same mean:",
+            align_columns(_cap_lines(found["caps"])),
+        ]
     lines += ["", "with pushes, a device's scopes taken for one feed:", format_table(found["hybrid"])]
     return "\n".join([*lines, "", f"took {found['seconds']} s"])
 
@@ -29,12 +35,14 @@ def _title(found: dict[str, Any]) -> str:
     devices = sum(day["devices"] for day in days) / len(days)
     changes = sum(day["changes"] for day in days) / len(days)
     floor_s, cap_s = found["bounds_s"]
+    share = found["devices_played_share"]
+    played = "" if share == 1.0 else f", of which {share:.0%} were played"
     alone = ", each alone" if found["each_day_alone"] else ""
     return (
         f"log {found['log']}: {_dates([day['start'] for day in days])}{alone}, after {found['history_days']} days of "
-        f"history; {devices:,.0f} devices and {changes:,.0f} changes to be seen a day; intervals from {floor_s:g} to "
-        f"{cap_s:g} s; intervals of figures by bootstrap over days; bound: what who knows each commit needs, "
-        f"{found['clairvoyant_requests_per_day']:,} requests a day"
+        f"history; {devices:,.0f} devices and {changes:,.0f} changes to be seen a day{played}; intervals from "
+        f"{floor_s:g} to {cap_s:g} s; intervals of figures by bootstrap over days; bound: what who knows each commit "
+        f"needs, {found['clairvoyant_requests_per_day']:,} requests a day"
     )
 
 
@@ -70,6 +78,25 @@ def _ratio_cells(name: str, ratio: dict[str, Any]) -> tuple[str, ...]:
         _interval(ratio["interval"], "{:.3f}"),
         " ".join(f"{one:.3f}" for one in by_day),
     )
+
+
+def _cap_lines(caps: Sequence[dict[str, float]]) -> Sequence[tuple[str, ...]]:
+    head = ("cap s", "requests/device", "over the last", "p95", "p99", "longest", "by the cap")
+    return [
+        head,
+        *[
+            (
+                f"{cap['cap_s']:g}",
+                f"{cap['requests_per_device_day']:,.0f}",
+                f"{cap['requests_over']:.3f}",
+                f"{cap['p95_s']:.0f}",
+                f"{cap['p99_s']:.0f}",
+                f"{cap['longest_s']:,.0f}",
+                f"{cap['capped_share']:.1%}",
+            )
+            for cap in caps
+        ],
+    ]
 
 
 def _interval(ends: Sequence[float] | None, form: str) -> str:

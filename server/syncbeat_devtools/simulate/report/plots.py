@@ -21,12 +21,17 @@ _STYLES = {
     "tier-table": ("#bb8844", "s"),
     "backoff": ("#cc6677", "v"),
     "sqrt-ewma": ("#4477aa", "^"),
+    "ewma, tuned": ("#88ccee", "<"),
+    "fast after activity, tuned": ("#ddaa33", ">"),
+    "fast in the foreground, tuned": ("#bb8844", "p"),
     "adaptive-pull": ("#117733", "D"),
     "adaptive-hybrid": ("#882255", "P"),
 }
 _LINES = {
     "known-parameters": ("#117733", ":", "all parameters known (the causal ceiling of polling)"),
     "bound of polling": (_INK, "--", "bound of polling: all rates known beforehand"),
+    "rates of circumstances, in hindsight": ("#117733", ":", "rates of circumstances, counted in hindsight"),
+    "each commit known beforehand": (_INK, "--", "bound: each commit known beforehand"),
     "bound with signals": (_INK, "-.", "bound with signals"),
 }
 
@@ -57,7 +62,8 @@ def draw_curves(path: Path, found: dict[str, list[dict[str, float]]], title: str
 
     figure, axes = plt.subplots(figsize=(9, 6.5))
     for name, (colour, marker) in _STYLES.items():
-        _line(axes, found[name], label=name, color=colour, marker=marker, linewidth=1.5, markersize=5)
+        if name in found:
+            _line(axes, found[name], label=name, color=colour, marker=marker, linewidth=1.5, markersize=5)
     for name, (colour, style, label) in _LINES.items():
         if name in found:
             _line(axes, found[name], label=label, color=colour, linestyle=style, linewidth=1.2)

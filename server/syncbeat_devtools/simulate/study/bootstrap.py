@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from syncbeat_devtools.simulate.engine.tally import Tally
 
-_DRAWS, _SEED = 1_000, 1
+_DRAWS, _QUANTILE_DRAWS, _SEED = 1_000, 200, 1
 _LEVEL = (2.5, 97.5)
 
 Interval = tuple[float, float]
@@ -23,7 +23,7 @@ class DayDraws:
         self._times: NDArray[np.int64] = np.stack([(chosen == day).sum(axis=1) for day in range(days)], axis=1)
         self._days = days
 
-    def requests(self, tallies: Sequence[Tally], plays: int) -> Interval | None:
+    def requests(self, tallies: Sequence[Tally], plays: float) -> Interval | None:
         """Return the 95 % interval of the mean requests of a day, which was played so many times."""
         return self._interval(self._sums([tally.requests for tally in tallies]) / self._days / plays)
 
@@ -46,8 +46,8 @@ class DayDraws:
         day = np.repeat(np.arange(self._days), [len(tally.delays) for tally in tallies])
         order = np.argsort(delays)
         delays, day = delays[order], day[order]
-        found = np.empty(_DRAWS)
-        for draw, times in enumerate(self._times):
+        found = np.empty(_QUANTILE_DRAWS)
+        for draw, times in enumerate(self._times[:_QUANTILE_DRAWS]):
             weight = np.cumsum(times[day])
             place = int(np.searchsorted(weight, share * weight[-1], side="right"))
             found[draw] = delays[min(place, len(delays) - 1)] if weight[-1] else np.nan

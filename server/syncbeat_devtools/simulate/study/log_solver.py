@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, LogJob, play_log_job
+from syncbeat_devtools.simulate.engine.log_replay import Plays
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
 from syncbeat_devtools.simulate.policies.hindsight import Table
 from syncbeat_devtools.simulate.policies.rivals import Constants
@@ -20,8 +21,9 @@ EQUAL = 0.01
 """The largest share by which a mean may miss the target and still count as equal."""
 
 _TOLERANCE, _PILOT_TOLERANCE = 0.007, 0.02
-_PILOT_STEP, _PILOT_STEPS, _FULL_STEPS = 4, 4, 6
+_PILOT_STEP, _PILOT_STEPS, _FULL_STEPS = 4, 4, 8
 _MIN_PILOT = 200
+_NEAR, _FEW = 0.1, 3
 _MAX_STRIDE = math.log(8.0)
 _MAX_DISTANCE = math.log(1000.0)
 _MIN_MEAN_S = 1e-3
@@ -92,7 +94,11 @@ class _Search:
         above = [point for point in self._points if point[1] >= self.goal]
         low = max(below, default=None)
         high = min(above, default=None)
-        if low is not None and high is not None and high[0] > low[0]:
+        near = [point for point in self._points if abs(point[1] - self.goal) < _NEAR]
+        if len(near) >= _FEW:
+            # Of few changes a mean is a matter of chance, also between two multipliers that are nearly the same.
+            guess = math.fsum(at + self.goal - mean for at, mean in near) / len(near)
+        elif low is not None and high is not None and high[0] > low[0]:
             share = (self.goal - low[1]) / (high[1] - low[1])
             guess = low[0] + min(0.9, max(0.1, share)) * (high[0] - low[0])
         else:
@@ -114,21 +120,25 @@ def solve_log(
     groups: Sequence[Group],
     settings: Settings,
     target_s: float,
-    seeds: tuple[int, ...],
+    plays: Plays,
     runner: JobRunner,
+    *,
+    roughly: bool = False,
 ) -> LogOutcome:
     """Play the policy at multipliers that give each group the target as its mean, to 1 % if the bounds allow it.
 
-    It is searched on a part of the devices first, then on all of them.
+    It is searched on a part of the devices first, then on all of them; `roughly`: only on a part, if they are many.
     """
     searches = [
         _Search(group, math.log(first_multiplier(row, group.days[0].prior, target_s)), target_s) for group in groups
     ]
-    if all(sum(day.size for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups):
-        _search(row, searches, settings, seeds, runner, _PILOT_STEP, _PILOT_STEPS)
-    for search in searches:
-        search.restart()
-    _search(row, searches, settings, seeds, runner, 1, _FULL_STEPS)
+    are_many = all(sum(day.size // day.step for day in group.days) >= _MIN_PILOT * _PILOT_STEP for group in groups)
+    if are_many:
+        _search(row, searches, settings, plays, runner, _PILOT_STEP, _PILOT_STEPS)
+    if not (are_many and roughly):
+        for search in searches:
+            search.restart()
+        _search(row, searches, settings, plays, runner, 1, _FULL_STEPS)
     tallies = {
         day.key.start: tally
         for search in searches
@@ -146,7 +156,7 @@ def _search(
     row: PolicyRow,
     searches: Sequence[_Search],
     settings: Settings,
-    seeds: tuple[int, ...],
+    plays: Plays,
     runner: JobRunner,
     step: int,
     most: int,
@@ -156,21 +166,21 @@ def _search(
         if not open_ones:
             return
         asked = [(search.group, settings.at(math.exp(search.guess))) for search in open_ones]
-        for search, tallies in zip(open_ones, _play(row, asked, seeds, runner, step), strict=True):
+        for search, tallies in zip(open_ones, _play(row, asked, plays, runner, step), strict=True):
             search.found(tallies)
 
 
 def _play(
     row: PolicyRow,
     asked: Sequence[tuple[Group, Settings]],
-    seeds: tuple[int, ...],
+    plays: Plays,
     runner: JobRunner,
     step: int,
 ) -> list[list[Tally]]:
     """Play every `step`-th device. Returns the tallies of each group's days."""
     parts = _JOBS_PER_DAY if step == 1 else 1
     jobs = [
-        LogJob(row, day, settings, group.constants.get(row), seeds, part, parts * step, group.table)
+        LogJob(row, day, settings, group.constants.get(row), plays, part, parts * step, group.table)
         for group, settings in asked
         for day in group.days
         for part in range(parts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from syncbeat_devtools.simulate.engine.jobs import JobRunner
 from syncbeat_devtools.simulate.engine.log_jobs import LearnedDay, LogJob, play_log_job
+from syncbeat_devtools.simulate.engine.log_replay import Plays
 from syncbeat_devtools.simulate.engine.tally import Tally, sum_tallies
 from syncbeat_devtools.simulate.fleet.devices import DAY
 from syncbeat_devtools.simulate.fleet.log_days import DayKey
@@ -41,7 +42,7 @@ def tune_rivals(
     least: dict[tuple[PolicyRow, Constants], float] = {}
     for _ in range(_ROUNDS):
         jobs = [
-            LogJob(row, day, settings.at(multipliers[row, constants]), constants, (seed,), 0, _step(day))
+            LogJob(row, day, settings.at(multipliers[row, constants]), constants, Plays((seed,)), 0, _step(day))
             for row, constants in tried
             for day in days
         ]

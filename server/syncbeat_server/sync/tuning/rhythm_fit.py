@@ -48,13 +48,14 @@ class _Estimates(NamedTuple):
 
 def learn_rhythm(histories: Sequence[History], prior: Prior, before: WeekEvidence = NO_EVIDENCE) -> WeekEvidence:
     """Return the evidence after these histories of one span of time, whose `prior` is fitted already."""
-    evidence = WeekEvidence(*_counted(histories, before))
+    evidence = count_hours(histories, before)
     return evidence._replace(
         echo=_echo(_estimates(histories[:_MAX_SCOPES], prior, rhythm_of(evidence)._replace(echo=0.0)))
     )
 
 
-def _counted(histories: Sequence[History], before: WeekEvidence) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def count_hours(histories: Sequence[History], before: WeekEvidence = NO_EVIDENCE) -> WeekEvidence:
+    """Return the evidence of the hours after these histories of one span of time; its echo is as before."""
     start = min((history.start_s for history in histories), default=0.0)
     end = max((history.end_s for history in histories), default=0.0)
     kept = math.exp(-max(0.0, end - start) / MEMORY_S)
@@ -65,7 +66,7 @@ def _counted(histories: Sequence[History], before: WeekEvidence) -> tuple[tuple[
             changes[int(at / HOUR_S) % HOURS] += 1.0
     for hour in range(int(start / HOUR_S), math.ceil(end / HOUR_S)):
         seconds[hour % HOURS] += min(end, (hour + 1) * HOUR_S) - max(start, hour * HOUR_S)
-    return tuple(changes), tuple(seconds)
+    return WeekEvidence(tuple(changes), tuple(seconds), before.echo)
 
 
 def _estimates(histories: Iterable[History], prior: Prior, rhythm: Rhythm) -> _Estimates:

@@ -72,6 +72,9 @@ def test_tuning_metrics_are_shown_by_app() -> None:
     assert read("syncbeat_sync_staleness_seconds_sum") == 30.0
     assert read("syncbeat_sync_staleness_seconds_bucket", le="10.0") == pytest.approx(1 + 2 * 6 / 12)
     assert read("syncbeat_sync_requests_total") == 6
+    assert read("syncbeat_sync_capped_polls_total") == 0
+    tally.count_bounded_poll(75.0, 75.0, Bounds(5.0, 75.0))
+    assert read("syncbeat_sync_capped_polls_total") == 1
     assert read("syncbeat_sync_requests_avoided_total") == 19
     assert read("syncbeat_sync_optimality_ratio") is None  # three changes prove nothing
     for _ in range(100):

@@ -24,9 +24,9 @@ from syncbeat_server.sync.model import (
     Windows,
 )
 from syncbeat_server.sync.policy import DEFAULT_TUNING, Situation, Tuning
-from syncbeat_server.sync.policy.attention import attention, poll_cost
+from syncbeat_server.sync.policy.device_weights import attention, miss_share, poll_cost
 from syncbeat_server.sync.policy.interval import Bounds, Price
-from syncbeat_server.sync.policy.reach import miss_share
+from syncbeat_server.sync.policy.rhythm import HOURS, Rhythm
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.policy.scope_signal import initial_signal, signal_after_change
 from tests.support.fake_clock import START
@@ -66,6 +66,7 @@ tunings = st.builds(
     shares,
     shares,
     st.booleans(),
+    st.builds(Rhythm, st.just(()) | st.floats(0.01, 20.0).map(lambda factor: (factor,) * HOURS), shares),
 )
 
 

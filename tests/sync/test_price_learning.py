@@ -15,15 +15,17 @@ from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import Cursor, DeviceKey, Hint, Priority, ScopeState, Signal, Windows
 from syncbeat_server.sync.policy.belief import Outlook
-from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.fit_samples import Fitted, History, Known
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import Sums
+from syncbeat_server.sync.policy.rhythm import HOUR_S, HOURS, WeekEvidence, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import app_tuning, change_samples
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.nightly_fit import NightlyFit, fit_in_child
 from syncbeat_server.sync.tuning.price_updates import HintTuner, TuningGoal
+from syncbeat_server.sync.tuning.rhythm_fit import learn_rhythm
 from tests.support.build import APP
 from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock
@@ -246,16 +248,17 @@ class Solver:
 
     def __init__(self, answer: Fitted | None) -> None:
         self.asked: list[Sequence[History]] = []
-        self.before: list[Prior] = []
+        self.before: list[Known] = []
         self._answer = answer
 
-    async def __call__(self, histories: Sequence[History], before: Prior) -> Fitted | None:
+    async def __call__(self, histories: Sequence[History], before: Known) -> Fitted | None:
         self.asked.append(histories)
         self.before.append(before)
         return self._answer
 
 
-FOUND = Fitted(Prior(1e-4, 1e-3, 1e-2, 3.0, 1e-4, 1.0), 12, 345)
+WEEK = WeekEvidence(tuple(map(float, range(HOURS))), (HOUR_S,) * HOURS, 0.25)
+FOUND = Fitted(Prior(1e-4, 1e-3, 1e-2, 3.0, 1e-4, 1.0), 12, 345, WEEK)
 
 
 async def test_prior_fit_runs_once_a_day_for_all_processes(database: Database, clock: FakeClock) -> None:
@@ -276,14 +279,15 @@ async def test_prior_fit_runs_once_a_day_for_all_processes(database: Database, c
     assert all(
         one.start_s <= min(one.changes, default=now) and list(one.changes) == sorted(one.changes) for one in histories
     )
-    assert solve.before == [DEFAULT_PRIOR]
+    assert solve.before == [Known(DEFAULT_PRIOR)]
     await learning.read()
     assert learning.tuning(APP).prior == FOUND.prior
+    assert learning.tuning(APP).rhythm == rhythm_of(WEEK)
     await clock.advance(12 * 3_600.0)
     assert await nightly[0].fit_if_due(APP) is None
     await clock.advance(12 * 3_600.0)
     assert await nightly[1].fit_if_due(APP) == FOUND
-    assert solve.before == [DEFAULT_PRIOR, FOUND.prior]
+    assert solve.before == [Known(DEFAULT_PRIOR), Known(FOUND.prior, WEEK)]
 
 
 async def test_prior_fit_from_little_evidence_is_repeated_soon(database: Database, clock: FakeClock) -> None:
@@ -307,7 +311,7 @@ async def test_prior_fit_failure_keeps_the_prior_and_is_retried(database: Databa
     assert await NightlyFit(database, lambda: [APP], clock, little).fit_if_due(APP) is None
     assert len(little.asked) == 1
 
-    async def crash(histories: Sequence[History], before: Prior) -> Fitted | None:
+    async def crash(histories: Sequence[History], before: Known) -> Fitted | None:
         raise ValueError("no answer")
 
     await clock.advance(3_600.0)
@@ -329,11 +333,12 @@ async def test_prior_fit_in_a_child_process() -> None:
     histories = [
         History(start, start + DAY_S, sorted(start + dice.uniform(0, DAY_S) for _ in range(12))) for _ in range(25)
     ]
-    fitted = await fit_in_child(histories, DEFAULT_PRIOR)
+    fitted = await fit_in_child(histories, Known(DEFAULT_PRIOR))
     assert fitted is not None
     assert (fitted.scopes, fitted.changes) == (25, 300)
     assert fitted.prior.cold_per_s * 3_600 == pytest.approx(0.5, rel=0.15)
-    assert await fit_in_child(histories[:5], DEFAULT_PRIOR) is None
+    assert fitted.week == learn_rhythm(histories, fitted.prior)
+    assert await fit_in_child(histories[:5], Known(DEFAULT_PRIOR)) is None
 
 
 async def test_prior_fit_sample_size_is_bounded(database: Database, clock: FakeClock) -> None:

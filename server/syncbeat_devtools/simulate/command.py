@@ -33,8 +33,10 @@ from syncbeat_devtools.simulate.study.sweeps import sweep_assumptions, tradeoff_
 from syncbeat_devtools.simulate.variants import run_variants
 from syncbeat_server.sync.policy.comparison_policies import FIXED_S
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.rhythm import NO_RHYTHM, Rhythm, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.prior_fit import fit
+from syncbeat_server.sync.tuning.rhythm_fit import learn_rhythm
 
 COMPARED = (PolicyRow.FIXED, PolicyRow.TIERS, PolicyRow.BACKOFF, PolicyRow.EWMA, PolicyRow.PULL)
 _BACKOFF_CAP_S = 300.0
@@ -105,16 +107,19 @@ def _days(request: Request, devices: int) -> Days:
 
 
 def _settings(request: Request, days: Days) -> Settings:
-    return Settings(1.0, interval_bounds(request), fit_prior(days.samples[0]))
+    prior, rhythm = learn_from_others(days.samples[0])
+    return Settings(1.0, interval_bounds(request), prior, rhythm=rhythm)
 
 
-def fit_prior(sample: Sample) -> Prior:
-    """Return the prior that the server's nightly fit derives from a day of other feeds of the fleet."""
+def learn_from_others(sample: Sample) -> tuple[Prior, Rhythm]:
+    """Return the prior and the rhythm that the server's nightly fit derives from a day of other feeds of the fleet."""
     few = min(sample.size, _FITTED_FEEDS)
     others = replace(sample, seed=sample.seed + _ANOTHER_SEED, size=few, history_days=0)
     histories = [History(0.0, DAY, device.changes) for device in others.devices()[:few]]
     fitted = fit(histories, DEFAULT_PRIOR)
-    return DEFAULT_PRIOR if fitted is None else fitted.prior
+    if fitted is None:
+        return DEFAULT_PRIOR, NO_RHYTHM
+    return fitted.prior, rhythm_of(learn_rhythm(histories, fitted.prior))
 
 
 def compare_policies(request: Request, days: Days, settings: Settings, runner: JobRunner) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from syncbeat_devtools.simulate.policies.bounds import poll_bound
 from syncbeat_devtools.simulate.policies.ceilings import exact_prior
 from syncbeat_devtools.simulate.policies.schedules import make_schedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
+from syncbeat_server.sync.policy.rhythm import NO_RHYTHM
 
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
@@ -93,7 +94,8 @@ def run_job(job: Job) -> Tally:
             if job.row is PolicyRow.HYBRID_CEILING:
                 # With perfect knowledge of all that the server has to learn, and without lost pushes.
                 known = exact_prior(device, sample.spec, DAY / 2)
-                settings = replace(settings, prior=known, conditions=replace(settings.conditions, loss=0.0, dark=0.0))
+                certain = replace(settings.conditions, loss=0.0, dark=0.0)
+                settings = replace(settings, prior=known, rhythm=NO_RHYTHM, conditions=certain)
             HybridDay(device, handset_of(job, device.index), settings, tally, chance).run()
             continue
         phase = chance.random()

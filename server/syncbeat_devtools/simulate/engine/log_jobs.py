@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import md5
 from typing import NamedTuple
 
 from syncbeat_devtools.simulate.engine.log_replay import Intervals, Plays, play_log_day
@@ -16,9 +17,11 @@ from syncbeat_devtools.simulate.policies.schedules import FixedSchedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.defaults import SchedulingPolicy
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, NO_RHYTHM, Rhythm, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.prior_fit import fit
+from syncbeat_server.sync.tuning.rhythm_fit import count_hours, learn_rhythm
 
 _WANTED_SCOPES, _MAX_SCOPES = 300.0, 1_000
 _A_CHANGE_A_DAY = 1.0 / DAY
@@ -35,6 +38,7 @@ class LearnedDay(NamedTuple):
     prior: Prior
     device_rate: float
     step: int = 1
+    rhythm: Rhythm = NO_RHYTHM
 
     def played(self) -> Sequence[Device]:
         """Return the devices that are played."""
@@ -55,19 +59,45 @@ class LogJob(NamedTuple):
 
 
 def learn_day(key: DayKey) -> LearnedDay:
-    """Return what a server has learned when a day begins: the prior of its last nightly fit, made on the day before."""
+    """Return what a server has learned when a day begins: by the nightly fits before it."""
     day = log_day(key)
     span_s = key.history_days * DAY
     heard = sum(len(device.history) for device in day.devices)
     followed_s = sum(min(span_s, -device.born) for device in day.devices if device.born < 0.0)
-    histories = _histories(day)
-    fitted = fit(histories, DEFAULT_PRIOR) if histories else None
+    prior = _last_prior(day)
     return LearnedDay(
         key,
         len(day.devices),
-        DEFAULT_PRIOR if fitted is None else fitted.prior,
+        prior or DEFAULT_PRIOR,
         heard / followed_s if heard else _A_CHANGE_A_DAY,
+        rhythm=NO_RHYTHM if prior is None else _rhythm(day, prior),
     )
+
+
+def _last_prior(day: LogDay) -> Prior | None:
+    """Return the prior of the last night whose changes were enough to fit one."""
+    for nights in range(day.key.history_days):
+        histories = _histories(day, -nights * DAY)
+        fitted = fit(histories, DEFAULT_PRIOR) if histories else None
+        if fitted is not None:
+            return fitted.prior
+    return None
+
+
+def _rhythm(day: LogDay, prior: Prior) -> Rhythm:
+    """Return the rhythm after all nights of the history."""
+    evidence = NO_EVIDENCE
+    for nights in reversed(range(1, day.key.history_days)):
+        evidence = count_hours(_histories_at_unix(day, -nights * DAY), evidence)
+    return rhythm_of(learn_rhythm(_histories_at_unix(day, 0.0), prior, evidence))
+
+
+def _histories_at_unix(day: LogDay, end: float) -> list[History]:
+    start = day.key.start
+    return [
+        History(one.start_s + start, one.end_s + start, [at + start for at in one.changes])
+        for one in _histories(day, end)
+    ]
 
 
 def play_log_job(job: LogJob) -> Tally:
@@ -104,16 +134,20 @@ def make_log_schedule(job: LogJob, day: LogDay, device: Device) -> LogSchedule:
 
 def _hint_schedule(job: LogJob, day: LogDay, device: Device) -> HintSchedule:
     settings, learned = job.settings, job.learned
-    tuning = settings.tuning._replace(prior=learned.prior)
+    tuning = settings.tuning._replace(prior=learned.prior, rhythm=learned.rhythm)
     if job.row is PolicyRow.EWMA:
         tuning = tuning._replace(policy=SchedulingPolicy.SQRT_EWMA)
     return HintSchedule(day, device, tuning)
 
 
-def _histories(day: LogDay) -> Sequence[History]:
-    """Return the scopes that the nightly fit would be given at the start of a day (`tuning/nightly_fit.py`)."""
-    known = [feed for feed in day.scopes if feed.born < 0.0]
-    active = sum(any(-DAY <= at < 0.0 for at in feed.changes) for feed in known)
+def _histories(day: LogDay, end: float) -> Sequence[History]:
+    """Return the scopes that the nightly fit would be given at a second of the day (`tuning/nightly_fit.py`)."""
+    known = [feed for feed in day.scopes if feed.born < end]
+    start = end - DAY
+    active = sum(any(start <= at < end for at in feed.changes) for feed in known)
     share = min(1.0, _WANTED_SCOPES / max(1, active))
-    chosen = [feed for feed in known if sampled(feed.scope, share)][:_MAX_SCOPES]
-    return [History(max(-DAY, feed.born), 0.0, tuple(at for at in feed.changes if -DAY <= at < 0.0)) for feed in chosen]
+    found = [feed for feed in known if sampled(feed.scope, share)]
+    chosen = sorted(found, key=lambda feed: md5(feed.scope.encode(), usedforsecurity=False).digest())[:_MAX_SCOPES]
+    return [
+        History(max(start, feed.born), end, tuple(at for at in feed.changes if start <= at < end)) for feed in chosen
+    ]

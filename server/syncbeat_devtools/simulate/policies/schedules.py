@@ -14,6 +14,7 @@ from syncbeat_server.sync.model import Windows
 from syncbeat_server.sync.policy import comparison_policies, interval, scope_signal
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.interval import Bounds
+from syncbeat_server.sync.policy.rhythm import rhythmic_outlook
 
 
 class Expectation(NamedTuple):
@@ -123,7 +124,7 @@ class AdaptiveSchedule:
 
     def __init__(self, settings: Settings, born: float, presence: Iterable[tuple[float, bool]] = ()) -> None:
         self._price = settings.price
-        self._bounds, self._prior = settings.bounds, settings.prior
+        self._bounds, self._prior, self._rhythm = settings.bounds, settings.prior, settings.rhythm
         self._signal = scope_signal.initial_signal(born)._replace(presence_at=born)
         self._outlook = Outlook(0.0, 0.0, 1.0)
         self._presence = sorted(presence, reverse=True)
@@ -136,7 +137,7 @@ class AdaptiveSchedule:
     def interval(self, now: float, *, news: bool) -> float:
         """Return the interval after a poll."""
         self._hear_until(now)
-        self._outlook = scope_signal.signal_outlook(self._signal, self._prior, now)
+        self._outlook = rhythmic_outlook(self._signal, self._prior, self._rhythm, now)
         return interval.poll_interval(self._outlook, self._price, POLL_COST, self._bounds, self._bounds.cap_s)
 
     def expectation(self, wait_s: float) -> Expectation | None:

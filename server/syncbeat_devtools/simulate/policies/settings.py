@@ -9,6 +9,7 @@ from syncbeat_devtools.simulate.fleet.push_channel import DEFAULT_CONDITIONS, Pu
 from syncbeat_server.sync.policy import DEFAULT_TUNING
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, Price
+from syncbeat_server.sync.policy.rhythm import NO_RHYTHM, Rhythm
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 
 DEFAULT_PRICE = 3.2
@@ -49,6 +50,7 @@ class Settings:
     """The stale seconds that one late change is equivalent to."""
     app_misses: float = 0.02
     push_misses: float = 0.05
+    rhythm: Rhythm = NO_RHYTHM
     presence_unseen: float = 0.2
     """The share of sessions that the server does not learn of, and of presence signals without a session."""
 
@@ -71,4 +73,5 @@ class Settings:
             price=self.price,
             app_misses=self.app_misses,
             push_misses=self.push_misses,
+            rhythm=self.rhythm,
         )

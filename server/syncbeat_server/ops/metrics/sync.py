@@ -50,6 +50,11 @@ class SyncFigures(Protocol):
         ...
 
     @property
+    def capped(self) -> int:
+        """Return the polls, of devices that a person looks at, whose interval would be longer without the cap."""
+        ...
+
+    @property
     def avoided(self) -> float:
         """Return how many polls fewer there were than with fixed polling at the same target."""
         ...
@@ -83,6 +88,11 @@ class _SyncCollector(Collector):
         intervals = HistogramMetricFamily("syncbeat_sync_interval_seconds", "Intervals told to devices", labels=label)
         tiers = CounterMetricFamily("syncbeat_sync_hints", "Hints by tier", labels=("app", "tier"))
         requests = CounterMetricFamily("syncbeat_sync_requests", "Polls and fetches of devices", labels=label)
+        capped = CounterMetricFamily(
+            "syncbeat_sync_capped_polls",
+            "Polls in the foreground that the longest allowed interval caused",
+            labels=label,
+        )
         avoided = CounterMetricFamily(
             "syncbeat_sync_requests_avoided",
             "Polls less than fixed polling at the same target would have sent",
@@ -102,10 +112,11 @@ class _SyncCollector(Collector):
                 tiers.add_metric((app_id, tier), until - counted)
                 counted = until
             requests.add_metric((app_id,), one.requests)
+            capped.add_metric((app_id,), one.capped)
             avoided.add_metric((app_id,), one.avoided)
             if one.optimality is not None:
                 optimality.add_metric((app_id,), one.optimality)
-        yield from (staleness, intervals, tiers, requests, avoided, optimality)
+        yield from (staleness, intervals, tiers, requests, capped, avoided, optimality)
 
 
 class SyncMetrics:

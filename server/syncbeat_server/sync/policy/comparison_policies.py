@@ -16,7 +16,10 @@ FIXED_S = 30.0
 REVIEW_S = 300.0
 """Seconds for which a device stays in the tier that the table gave it."""
 
-_RECENT_S, _LONG_S = 180.0, 7200.0
+LONG_S = 7200.0
+"""The seconds in which the long count of changes fades."""
+
+_RECENT_S = 180.0
 _PRIOR_CHANGES = 0.5
 _TIERS = ((1.5, 10.0), (0.5, 30.0), (0.02, 120.0))  # recent changes (decayed), and the interval from there on
 _SLOWEST_S = 300.0
@@ -27,7 +30,7 @@ def windows_after_change(windows: Windows, now: float) -> Windows:
     """Return the counts after a commit at `now`."""
     elapsed = max(0.0, now - windows.at)
     recent = windows.recent * math.exp(-elapsed / _RECENT_S) + 1.0
-    long = windows.long * math.exp(-elapsed / _LONG_S) + 1.0
+    long = windows.long * math.exp(-elapsed / LONG_S) + 1.0
     return Windows(recent, long, max(now, windows.at), windows.born)
 
 
@@ -35,8 +38,8 @@ def ewma_rate(windows: Windows, mean_rate: float, now: float) -> float:
     """Return changes a second by the two windows. `mean_rate` is that of the app's scopes, used for a new scope."""
     elapsed = max(0.0, now - windows.at)
     recent = windows.recent * math.exp(-elapsed / _RECENT_S) / _RECENT_S
-    seen_s = _LONG_S * -math.expm1(-max(0.0, now - windows.born) / _LONG_S)
-    long = windows.long * math.exp(-elapsed / _LONG_S)
+    seen_s = LONG_S * -math.expm1(-max(0.0, now - windows.born) / LONG_S)
+    long = windows.long * math.exp(-elapsed / LONG_S)
     return max(recent, (long + _PRIOR_CHANGES) / (seen_s + _PRIOR_CHANGES / mean_rate))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import Prior
 
 
@@ -17,8 +18,16 @@ class History(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Holds a prior, and the numbers of scopes and changes that it was fitted to."""
+    """Holds a prior, the numbers of scopes and changes that it was fitted to, and the evidence of the app's rhythm."""
 
     prior: Prior
     scopes: int
     changes: int
+    week: WeekEvidence = NO_EVIDENCE
+
+
+class Known(NamedTuple):
+    """Holds what a fit begins with: the prior and the week's evidence so far."""
+
+    prior: Prior
+    week: WeekEvidence = NO_EVIDENCE

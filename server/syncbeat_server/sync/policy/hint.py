@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from syncbeat_server.defaults import LONGEST_POLL_S, SchedulingPolicy
 from syncbeat_server.sync.model import Activity, ActivityState, Cursor, Hint, Priority, Reach, ScopeState
-from syncbeat_server.sync.policy.attention import attention, poll_cost
 from syncbeat_server.sync.policy.belief import Outlook
 from syncbeat_server.sync.policy.comparison_policies import FIXED_S, ewma_rate, square_root_interval, tier_interval
+from syncbeat_server.sync.policy.device_weights import STREAM_MISSES, attention, longest_wait, miss_share, poll_cost
 from syncbeat_server.sync.policy.hint_inputs import Tuning
 from syncbeat_server.sync.policy.interval import Bounds, poll_interval
-from syncbeat_server.sync.policy.reach import STREAM_MISSES, longest_wait, miss_share
+from syncbeat_server.sync.policy.rhythm import at_this_hour, factor_at, window_rate
 from syncbeat_server.sync.policy.scope_signal import signal_expected
 
 TIER_S = {Priority.IMMEDIATE: 10.0, Priority.FAST: 30.0, Priority.NORMAL: 120.0, Priority.SLOW: 300.0}
@@ -25,6 +25,7 @@ _MAX_EXACT_SCOPES = 32
 _SAMPLE = 8
 _STREAM_BELOW_S = 30.0
 _VALID_INTERVALS, _MIN_VALID_S = 10.0, 300.0
+_CAPPED = 1.01  # times: an interval is held by the cap if it would be so much longer without
 _BY_SCOPE = attrgetter("scope")
 # Kept, since a look-up in an enum takes as long as a call, and each hint makes five (`hint_vs_echo`).
 _FOREGROUND, _FIXED = ActivityState.FOREGROUND, SchedulingPolicy.FIXED
@@ -92,7 +93,7 @@ def decide(
         heads_of(situation.scopes) if heads is None else heads,
         looking and _prefers_stream(situation, tuning, now, decision),
         min(LONGEST_POLL_S, max(_MIN_VALID_S, _VALID_INTERVALS * interval)),
-        _explanation(situation, tuning, decision, interval) if explain else "",
+        _explanation(situation, tuning, decision, interval, now) if explain else "",
         situation.more_scopes,
         unpaced_s,
         matters,
@@ -110,6 +111,8 @@ def decide_interval(situation: Situation, tuning: Tuning, now: float) -> Interva
     residual = left.rate / (rate * matters) if rate > 0.0 else missed
     if residual < missed:
         residual = missed
+    elif residual > 1.0:
+        residual = 1.0
     interval = _interval(situation, tuning, left, matters, residual, now)
     boosts = [TIER_S[state.boosted] for state in situation.scopes if state.boosted and state.boosted_until > now]
     if not boosts:
@@ -157,16 +160,23 @@ def _outlooks(situation: Situation, tuning: Tuning, now: float, missed: float, m
     A push brings triggered changes, a stream brings all.
     """
     prior, reached, streaming = tuning.prior, 1.0 - missed, situation.streaming
+    factors, echo = tuning.rhythm
     level = swing = delivered_level = delivered_swing = 0.0
     for state, weight in _weighted(situation.scopes):
         signal = state.signal
         one_level, one_swing = signal_expected(signal, prior, now)
+        if echo > 0.0:
+            one_level += echo * window_rate(signal.windows, now)
         level += weight * one_level
         swing += weight * one_swing
         if reached > 0.0:
             delivered = weight * reached * (1.0 if streaming else signal.triggered)
             delivered_level += delivered * one_level
             delivered_swing += delivered * one_swing
+    if factors:
+        level, swing, delivered_level, delivered_swing = at_this_hour(
+            (level, swing, delivered_level, delivered_swing), factor_at(factors, now)
+        )
     left = Outlook(
         matters * (level - delivered_level),
         matters * (swing - delivered_swing),
@@ -210,20 +220,33 @@ def _usual_rate(tuning: Tuning) -> float:
     return hot_share * prior.hot_per_s + (1.0 - hot_share) * prior.cold_per_s
 
 
-def _explanation(situation: Situation, tuning: Tuning, decision: IntervalDecision, paced_s: float) -> str:
+def _explanation(situation: Situation, tuning: Tuning, decision: IntervalDecision, paced_s: float, now: float) -> str:
     activity, many = situation.activity, len(situation.scopes) != 1
     if decision.boosted:
         by = f"a boost holds it at {decision.interval_s:.1f} s"
     elif tuning.policy in (SchedulingPolicy.ADAPTIVE, SchedulingPolicy.SQRT_EWMA):
         by = f"a stale second is worth {tuning.price.staleness:.3g} polls, which gives {decision.interval_s:.1f} s"
+        by += _describe_cap(situation, tuning, decision, now)
     else:
         by = f"the policy {tuning.policy} gives {decision.interval_s:.1f} s"
     return (
         f"{len(situation.scopes)} {'scopes are' if many else 'scope is'} expected to change "
-        f"{decision.rate * 3600:.2f} times an hour; "
+        f"{decision.rate * 3600:.2f} times an hour{_describe_hour(tuning, now)}; "
         f"attention {decision.attention:.2f} ({activity.state.lower()}, idle {activity.idle_s:.0f} s); "
         f"{_describe_residual(situation, decision)}; for {tuning.target} {by}; pacing makes it {paced_s:.1f} s"
     )
+
+
+def _describe_hour(tuning: Tuning, now: float) -> str:
+    factors = tuning.rhythm.factors
+    return f" (in an hour {factor_at(factors, now):.2f} times as busy as others)" if factors else ""
+
+
+def _describe_cap(situation: Situation, tuning: Tuning, decision: IntervalDecision, now: float) -> str:
+    """Tell what the longest allowed interval costs this device: the interval that it would have without."""
+    uncapped = tuning._replace(bounds=Bounds(tuning.bounds.floor_s, LONGEST_POLL_S))
+    without_s = decide_interval(situation, uncapped, now).interval_s
+    return f" (without the cap {without_s:.0f} s)" if without_s > _CAPPED * decision.interval_s else ""
 
 
 def _describe_residual(situation: Situation, decision: IntervalDecision) -> str:

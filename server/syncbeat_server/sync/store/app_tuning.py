@@ -10,12 +10,13 @@ from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING
 from syncbeat_server.sync.policy.interval import Price
 from syncbeat_server.sync.policy.price_controller import Target, TargetKind
 from syncbeat_server.sync.policy.price_state import PriceState, Sums
+from syncbeat_server.sync.policy.rhythm import HOURS, NO_EVIDENCE, WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import Prior
 
 _SELECT = """
     SELECT app_id, target_kind, target_value, price_staleness, price_lateness,
            extract(epoch FROM tuned_at)::float8 AS tuned_at, changes, stale_s, late, polls, capped, floored, requests,
-           unit_changes, unit_stale_s, unit_requests, unit_s, mean_s, late_share, prior, sample_share,
+           unit_changes, unit_stale_s, unit_requests, unit_s, mean_s, late_share, prior, sample_share, rhythm,
            extract(epoch FROM syncbeat_now())::float8 AS now
     FROM app_learning"""
 
@@ -30,6 +31,7 @@ class AppTuning(NamedTuple):
     prior: Prior | None
     share: float
     now: float
+    week: WeekEvidence = NO_EVIDENCE
 
 
 async def read_app_tunings(conn: Connection) -> dict[str, AppTuning]:
@@ -121,9 +123,21 @@ def _app_tuning(row: Row) -> AppTuning:
         row["mean_s"],
         row["late_share"],
     )
-    return AppTuning(state, prior_of(row["prior"]), row["sample_share"], row["now"])
+    return AppTuning(state, prior_of(row["prior"]), row["sample_share"], row["now"], week_of(row["rhythm"]))
 
 
 def prior_of(values: Sequence[float] | None) -> Prior | None:
     """Return the prior stored in a row; None before the first fit."""
     return None if values is None else Prior(*values)
+
+
+def week_of(values: Sequence[float] | None) -> WeekEvidence:
+    """Return the evidence stored in a row; nothing is known before the first fit."""
+    if values is None:
+        return NO_EVIDENCE
+    return WeekEvidence(tuple(values[:HOURS]), tuple(values[HOURS:-1]), values[-1])
+
+
+def stored_week(week: WeekEvidence) -> list[float]:
+    """Return the evidence as a row stores it."""
+    return [*week.changes, *week.seconds, week.echo]

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.retention import DeletedBatch, delete_oldest, delete_oldest_sql
 from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import Prior
-from syncbeat_server.sync.store.app_tuning import prior_of
+from syncbeat_server.sync.store.app_tuning import prior_of, stored_week, week_of
 
 
 async def add_samples(conn: Connection, app_id: str, samples: Sequence[tuple[str, float]]) -> None:
@@ -41,13 +42,17 @@ async def halve_sample_share(conn: Connection, app_id: str) -> None:
 
 
 class FitTurn(NamedTuple):
-    """Grants a turn to maintain an app's sample: its share, if a fit is due, and the span that a fit may cover."""
+    """Grants a turn to maintain an app's sample: its share, if a fit is due, and the span that a fit may cover.
+
+    `prior` and `week` are what the fits before it have learned.
+    """
 
     share: float
     due: bool
     start_s: float
     end_s: float
     prior: Prior | None
+    week: WeekEvidence = NO_EVIDENCE
 
 
 async def claim_fit_turn(
@@ -61,7 +66,7 @@ async def claim_fit_turn(
     row = await conn.fetchrow(
         """UPDATE app_learning SET looked_at = syncbeat_now()
            WHERE app_id = $1 AND (looked_at IS NULL OR looked_at <= syncbeat_now() - make_interval(secs => $2))
-           RETURNING sample_share, prior,
+           RETURNING sample_share, prior, rhythm,
                fitted_at IS NULL OR fitted_at <= syncbeat_now() - make_interval(secs => $3)
                    OR fitted_at < least(sampled_since + interval '1 day', syncbeat_now() - interval '6 hours') AS due,
                extract(epoch FROM greatest(sampled_since + make_interval(secs => $4),
@@ -74,7 +79,9 @@ async def claim_fit_turn(
     )
     if row is None:
         return None
-    return FitTurn(row["sample_share"], row["due"], row["start_s"], row["end_s"], prior_of(row["prior"]))
+    return FitTurn(
+        row["sample_share"], row["due"], row["start_s"], row["end_s"], prior_of(row["prior"]), week_of(row["rhythm"])
+    )
 
 
 async def count_active_scopes(conn: Connection, app_id: str, limit: int) -> int:
@@ -104,7 +111,10 @@ async def set_sample_share(conn: Connection, app_id: str, share: float) -> None:
 
 
 async def read_histories(conn: Connection, app_id: str, turn: FitTurn, limit: int) -> list[History]:
-    """Return the histories of sampled scopes that changed within a week, including those without a sample."""
+    """Return the histories of sampled scopes that changed within a week, including those without a sample.
+
+    Where there are more, they are chosen by a hash: the first found would be those that have been silent for longest.
+    """
     rows = await conn.fetch(
         """SELECT greatest($2::float8, extract(epoch FROM s.created_at)::float8) AS start_s,
                   ARRAY(SELECT extract(epoch FROM c.changed_at)::float8 FROM change_samples c
@@ -114,7 +124,7 @@ async def read_histories(conn: Connection, app_id: str, turn: FitTurn, limit: in
            FROM scopes s
            WHERE s.app_id = $1 AND s.changed_at > syncbeat_now() - interval '7 days'
              AND s.created_at < to_timestamp($3) AND syncbeat_sampled(s.scope, $4)
-           LIMIT $5""",
+           ORDER BY md5(s.scope), s.scope LIMIT $5""",
         app_id,
         turn.start_s,
         turn.end_s,
@@ -125,12 +135,14 @@ async def read_histories(conn: Connection, app_id: str, turn: FitTurn, limit: in
 
 
 async def save_fit(conn: Connection, app_id: str, fitted: Fitted) -> None:
-    """Write a fitted prior."""
+    """Write a fitted prior and rhythm."""
     await conn.execute(
         """UPDATE app_learning
-           SET prior = $2, fitted_at = syncbeat_now(), fitted_scopes = $3, fitted_changes = $4 WHERE app_id = $1""",
+           SET prior = $2, fitted_at = syncbeat_now(), fitted_scopes = $3, fitted_changes = $4, rhythm = $5
+           WHERE app_id = $1""",
         app_id,
         list(fitted.prior),
         fitted.scopes,
         fitted.changes,
+        stored_week(fitted.week),
     )

@@ -40,12 +40,11 @@ class AppCounters:
     """Counts the measurements for the price, and those that the metrics show.
 
     `written` is the part of the sums that is in the app's row. `staleness` and `intervals` are histograms over
-    `STALENESS_S` and `INTERVALS_S`. `avoided` is the highest number of polls saved so far against fixed polling at the
-    same target; `optimality` is that of the last hour.
+    `STALENESS_S` and `INTERVALS_S`. `capped` counts the polls whose interval was the longest allowed. `avoided` is the
+    highest number of polls saved so far against fixed polling at the same target; `optimality` is of the last hour.
     """
 
     __slots__ = (
-        "_capped",
         "_changes",
         "_floored",
         "_last_sums",
@@ -62,6 +61,7 @@ class AppCounters:
         "_stale_s",
         "_window",
         "avoided",
+        "capped",
         "interval_sum",
         "intervals",
         "optimality",
@@ -73,7 +73,7 @@ class AppCounters:
 
     def __init__(self) -> None:
         self._changes = self._stale_s = self._late = 0.0
-        self._polls = self._capped = self._floored = self.requests = 0
+        self._polls = self.capped = self._floored = self.requests = 0
         self.staleness, self.staleness_sum = [0.0] * (len(STALENESS_S) + 1), 0.0
         self.intervals, self.interval_sum = [0] * (len(INTERVALS_S) + 1), 0.0
         self._served_s = self._saved = self.avoided = 0.0
@@ -85,7 +85,7 @@ class AppCounters:
 
     def sums(self) -> Sums:
         """Return all sums for the price since the start."""
-        return Sums(self._changes, self._stale_s, self._late, self._polls, self._capped, self._floored, self.requests)
+        return Sums(self._changes, self._stale_s, self._late, self._polls, self.capped, self._floored, self.requests)
 
     def count_hint(self, interval_s: float) -> None:
         """Count a hint and its interval."""
@@ -102,7 +102,7 @@ class AppCounters:
         if unpaced_s <= bounds.floor_s or paced_s > _STRETCHED * unpaced_s:
             self._floored += 1
         elif unpaced_s >= bounds.cap_s:
-            self._capped += 1
+            self.capped += 1
 
     def count_served_poll(self, waited_s: float, rate_per_s: float, *, mostly_polled: bool) -> None:
         """Count a device that returned in time, while `rate_per_s` changes were expected, weighted by attention."""

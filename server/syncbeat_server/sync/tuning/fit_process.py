@@ -1,4 +1,4 @@
-"""Fits one prior in a process of its own: reads histories as JSON on its standard input, and writes the prior.
+"""Fits one prior and rhythm in a process of its own: reads histories as JSON on its standard input, and writes both.
 
 Started by `nightly_fit`. The search takes seconds of a core, which no event loop may wait for, and 50 MiB meanwhile.
 """
@@ -12,8 +12,10 @@ import orjson
 
 from syncbeat_server.clock import Clock, SystemClock
 from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.rhythm import WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import Prior
 from syncbeat_server.sync.tuning.prior_fit import fit
+from syncbeat_server.sync.tuning.rhythm_fit import learn_rhythm
 
 MAX_FIT_S = 20.0
 """Seconds after which the best prior so far is returned."""
@@ -27,12 +29,16 @@ def main() -> None:
 
 
 def answer(request: bytes, clock: Clock) -> bytes:
-    """Return the answer as JSON: the prior and the numbers of scopes and changes it was fitted to, or `null`."""
+    """Return the answer as JSON: what was fitted to how many scopes and changes, or `null`."""
     parsed = orjson.loads(request)
     ends_at = clock.monotonic() + MAX_FIT_S
     histories = [History(start_s, end_s, changes) for start_s, end_s, changes in parsed["histories"]]
-    fitted = fit(histories, Prior(*parsed["before"]), lambda: clock.monotonic() >= ends_at)
-    return orjson.dumps(None if fitted is None else (tuple(fitted.prior), fitted.scopes, fitted.changes))
+    prior, week = parsed["known"]
+    fitted = fit(histories, Prior(*prior), lambda: clock.monotonic() >= ends_at)
+    if fitted is None:
+        return orjson.dumps(None)
+    learned = learn_rhythm(histories, fitted.prior, WeekEvidence(*week))
+    return orjson.dumps((tuple(fitted.prior), fitted.scopes, fitted.changes, tuple(learned)))
 
 
 if __name__ == "__main__":

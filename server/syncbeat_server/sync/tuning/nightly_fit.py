@@ -18,7 +18,8 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.process_group import launch_prefix
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.policy.fit_samples import Fitted, History
+from syncbeat_server.sync.policy.fit_samples import Fitted, History, Known
+from syncbeat_server.sync.policy.rhythm import WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import change_samples
 
@@ -34,8 +35,8 @@ _MAX_COUNTED = 1_000_000
 _MAX_SHARE_RATIO = 2.0  # of the wanted and the present share, from which on it is changed
 _FIT_TIMEOUT_S = 60.0
 
-FitPrior = Callable[[Sequence[History], Prior], Awaitable[Fitted | None]]
-"""Fits a prior to histories, beginning with another one; None when they are too few."""
+FitPrior = Callable[[Sequence[History], Known], Awaitable[Fitted | None]]
+"""Fits a prior and the evidence of a rhythm to histories, beginning with others; None when they are too few."""
 
 
 class NightlyFit:
@@ -81,15 +82,17 @@ class NightlyFit:
             )
             if not 1 / _MAX_SHARE_RATIO < wanted / turn.share < _MAX_SHARE_RATIO:
                 await change_samples.set_sample_share(conn, app_id, wanted)
-        fitted = await self._fit_prior(histories, turn.prior or DEFAULT_PRIOR) if histories else None
+        known = Known(turn.prior or DEFAULT_PRIOR, turn.week)
+        fitted = await self._fit_prior(histories, known) if histories else None
         if fitted is not None:
             async with self._database.connection() as conn:
                 await change_samples.save_fit(conn, app_id, fitted)
-            _log.info("a prior was fitted", extra={"app_id": app_id, **fitted.prior._asdict()})
+            learned = {**fitted.prior._asdict(), "echo": fitted.week.echo}
+            _log.info("a prior was fitted", extra={"app_id": app_id, **learned})
         return fitted
 
 
-async def fit_in_child(histories: Sequence[History], before: Prior) -> Fitted | None:
+async def fit_in_child(histories: Sequence[History], known: Known) -> Fitted | None:
     """Fit in a process of its own, which ends when this one does.
 
     Raises:
@@ -97,7 +100,8 @@ async def fit_in_child(histories: Sequence[History], before: Prior) -> Fitted | 
         TimeoutError: it takes too long.
         ValueError: it failed.
     """
-    request = orjson.dumps({"histories": [tuple(history) for history in histories], "before": tuple(before)})
+    before = tuple(known.prior), tuple(known.week)
+    request = orjson.dumps({"histories": [tuple(history) for history in histories], "known": before})
     child = await asyncio.create_subprocess_exec(
         *launch_prefix(signal.SIGKILL),
         sys.executable,
@@ -114,4 +118,8 @@ async def fit_in_child(histories: Sequence[History], before: Prior) -> Fitted | 
             child.kill()
             await child.wait()
     fitted = orjson.loads(answer)
-    return None if fitted is None else Fitted(Prior(*fitted[0]), *fitted[1:])
+    if fitted is None:
+        return None
+    prior, scopes, changes, (in_hours, seconds, echo) = fitted
+    week = WeekEvidence(tuple(in_hours), tuple(seconds), echo)
+    return Fitted(Prior(*prior), scopes, changes, week)

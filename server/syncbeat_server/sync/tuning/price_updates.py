@@ -20,6 +20,7 @@ from syncbeat_server.sync.policy.hint_inputs import DEFAULT_TUNING, Tuning
 from syncbeat_server.sync.policy.interval import Bounds
 from syncbeat_server.sync.policy.price_controller import DEFAULT_TARGET, Target, TargetKind, first_price
 from syncbeat_server.sync.policy.price_state import Sums, initial_state, next_state
+from syncbeat_server.sync.policy.rhythm import NO_RHYTHM, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import app_tuning, change_samples
 from syncbeat_server.sync.store.app_tuning import AppTuning, PushHealth
@@ -156,4 +157,5 @@ class HintTuner:
             app_misses=pushes.misses,
             push_misses=pushes.single_misses,
             pushing=pushes.working,
+            rhythm=NO_RHYTHM if row is None else rhythm_of(row.week),
         )

@@ -104,6 +104,8 @@ async def furnish(database: Database, *user_ids: str) -> None:
             await conn.execute(
                 """WITH budget AS (INSERT INTO wake_budgets VALUES ($1, $2, 'phone', 1, syncbeat_now()))
                    , tier AS (INSERT INTO user_tiers VALUES ($1, $2, 'pro', syncbeat_now()))
+                   , identity AS (INSERT INTO user_identities (app_id, issuer, subject, user_id, linked_by, linked_at)
+                                  VALUES ($1, 'issuer', 'subject-' || $2, $2, 'IMPORT', syncbeat_now()))
                    INSERT INTO token_removals (app_id, user_id, device_id, token_digest, removed_at)
                    VALUES ($1, $2, 'phone', 'digest', syncbeat_now())""",
                 APP,
@@ -159,7 +161,7 @@ async def until_waiting(database: Database) -> None:
     await until(waits, "a transaction that waits")
 
 
-async def test_erase_user_leaves_only_the_tombstone_in_every_table(
+async def test_erase_user_leaves_only_the_tombstone_and_identities_in_every_table(
     database: Database, database_urls: DatabaseUrls, lifecycle: UserLifecycle
 ) -> None:
     await furnish(database, "ann", "bob")
@@ -172,7 +174,8 @@ async def test_erase_user_leaves_only_the_tombstone_in_every_table(
     assert await lifecycle.delete(APP, "bob") == Erased(devices=2, memberships=1, sessions=2, cancelled=4)
     left = await rows_naming(database_urls, "bob")
     assert left.pop("touches"), "for two minutes: other processes look there"
-    assert {table: count for table, count in left.items() if count} == {"users": 1}
+    # By its identities the deleted user stays refused (ADR 195).
+    assert {table: count for table, count in left.items() if count} == {"users": 1, "user_identities": 1}
     assert await contents(database, "ann") == before
 
 

@@ -68,7 +68,7 @@ RETRY = {
     Reason.DEPENDENCY_DOWN: "after RetryInfo",
     Reason.MIGRATION_NEEDED: "no: the operator runs `syncbeat-server migrate`",
     Reason.NOT_CONFIGURED: "no: the operator sets what the message names",
-    Reason.IDENTITY_CONFLICT: "no: they are two people",
+    Reason.IDENTITY_CONFLICT: "no: they are two people, or the message names the user",
     Reason.INTERNAL: "no",
 }
 

@@ -275,7 +275,7 @@ class NotConfigured(SyncbeatError):
 
 
 class IdentityConflict(SyncbeatError):
-    """It would join two people: the subject is a user already, or the user has another subject at that issuer."""
+    """A join would make one person of two, or the call names a user by a subject that is not the user's id."""
 
     reason = Reason.IDENTITY_CONFLICT
 

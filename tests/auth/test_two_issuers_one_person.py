@@ -12,19 +12,23 @@ import grpc
 import pytest
 
 from syncbeat.v1 import auth_service_pb2 as pb
-from syncbeat.v1 import core_pb2, directory_service_pb2, push_service_pb2, sync_service_pb2
+from syncbeat.v1 import core_pb2, directory_service_pb2, event_service_pb2, push_service_pb2, sync_service_pb2
 from syncbeat_devtools.fake_fcm import FakeFcm, running_fake_fcm
 from syncbeat_server.auth.accounts.account_status_cache import CACHE_S
+from syncbeat_server.auth.model import Identity, LinkedBy
+from syncbeat_server.auth.store import identities
 from syncbeat_server.ops.settings.server import Role
+from syncbeat_server.storage.postgres.database import Database
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
-from tests.support.identities import anybody, apps_file, link_request, link_token, new_token
+from tests.support.identities import FIRST_ISSUER, anybody, apps_file, link_request, link_token, new_token
 from tests.support.process_rules import PATIENT_WITH_OTHERS
 from tests.support.rpc_server import METHODS, Caller, Server, refusal_of, running_server
 
 pytestmark = pytest.mark.rpc
 
 REVOKED = ("UNAUTHENTICATED", "TOKEN_REVOKED")
+CONFLICT = ("FAILED_PRECONDITION", "IDENTITY_CONFLICT")
 SOON_S = 20.0
 RULES = replace(PATIENT_WITH_OTHERS, negative_cache_s=CACHE_S)
 WHO_AM_I = directory_service_pb2.ListDevicesRequest()
@@ -174,6 +178,69 @@ async def test_shutting_a_user_out_ends_all_of_its_identities(ann: Person, way: 
     await stranger(WHO_AM_I)
     if way == "DeleteUser":  # nor does a token of the new issuer bring her back as somebody new
         assert (await ann.two.bearer(new_token("uuid-of-ann")).refusal(WHO_AM_I)).told == REVOKED
+
+
+async def user_rows(database: Database) -> list[str]:
+    """Return all that is kept of users and their identities."""
+    async with database.connection() as conn:
+        rows = await conn.fetch(
+            """SELECT to_jsonb(u)::text AS row FROM users u
+               UNION ALL SELECT to_jsonb(i)::text FROM user_identities i ORDER BY 1"""
+        )
+    return [row["row"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.RevokeUserRequest(user_id="uuid-of-ann"),
+        directory_service_pb2.DisableUserRequest(user_id="uuid-of-ann"),
+        directory_service_pb2.EnableUserRequest(user_id="uuid-of-ann"),
+        directory_service_pb2.DeleteUserRequest(user_id="uuid-of-ann"),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_shutting_out_by_a_linked_subject_is_refused_and_names_the_user(
+    ann: Person, database: Database, request_: Any
+) -> None:
+    before = await user_rows(database)
+    refusal = await ann.one.backend.refusal(request_)
+    assert refusal.told == CONFLICT
+    assert "'ann'" in refusal.message
+    assert await user_rows(database) == before
+    for caller in ann.all():
+        await caller(WHO_AM_I)
+
+
+@pytest.mark.parametrize("action", ["DISABLE", "ENABLE", "DELETE"])
+async def test_event_about_a_linked_subject_fails_and_names_the_user(
+    ann: Person, database: Database, action: str
+) -> None:
+    before = await user_rows(database)
+    effect = event_service_pb2.UserEffect(
+        user_id="uuid-of-ann", action=event_service_pb2.UserAction.Value(f"USER_ACTION_{action}")
+    )
+    event = event_service_pb2.IngestEventRequest(
+        source="supabase",
+        event_id="e1",
+        type="user.updated",
+        effects=event_service_pb2.EventEffects(users=[effect]),
+    )
+    answer = await ann.one.backend(event)
+    assert answer.receipt.event_state == event_service_pb2.EVENT_STATE_FAILED
+    assert "IDENTITY_CONFLICT" in answer.receipt.failure
+    assert "'ann'" in answer.receipt.failure
+    assert await user_rows(database) == before
+
+
+async def test_subject_with_an_identity_of_its_own_is_shut_out_by_it(ann: Person, database: Database) -> None:
+    async with database.transaction() as conn:  # the same id is somebody else's at the first issuer
+        namesake = Identity("default", FIRST_ISSUER, "uuid-of-ann")
+        await identities.insert_identity(conn, namesake, "uuid-of-ann", LinkedBy.IMPORT)
+    await ann.one.backend(directory_service_pb2.DisableUserRequest(user_id="uuid-of-ann"))
+    assert (await ann.one.user("uuid-of-ann").refusal(WHO_AM_I)).told == REVOKED
+    for caller in ann.all():
+        await caller(WHO_AM_I)
 
 
 async def test_disabled_user_is_let_in_again_under_all_identities(ann: Person) -> None:

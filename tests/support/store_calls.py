@@ -236,6 +236,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     identities.claim_ids: lambda c: identities.claim_ids(c, [BOBS_IDENTITY]),
     identities.find_identity: lambda c: identities.find_identity(c, BOBS_IDENTITY),
     identities.identities_of: lambda c: identities.identities_of(c, "default", "bob"),
+    identities.find_aliased: lambda c: identities.find_aliased(c, "default", "bob"),
     identities.is_link_spent: lambda c: identities.is_link_spent(c, "default", "link"),
     identities.users_by_email: lambda c: identities.users_by_email(c, "default", "issuer", DIGEST),
     identities.insert_identity: lambda c: identities.insert_identity(c, BOBS_IDENTITY, "bob", LinkedBy.IMPORT),

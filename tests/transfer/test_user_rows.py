@@ -7,6 +7,9 @@ import json
 import asyncpg
 import pytest
 
+from syncbeat_server.auth.model import Identity, LinkedBy
+from syncbeat_server.auth.store import identities
+from syncbeat_server.errors import IdentityConflict
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.storage.postgres.snapshot import open_snapshot
 from syncbeat_server.transfer.users.erasure import UserErasure
@@ -131,3 +134,20 @@ async def test_user_erasure_leaves_only_what_is_declared_to_stay(
     kept = await UserErasure(database, lambda *_: None).rows_of("shop", "u2")
     # Its own jobs and windows of targets that named both stay; nothing of it went.
     assert {name: count for name, count in kept.items() if count < others[name]} == {}
+
+
+async def test_user_erasure_by_a_linked_subject_is_refused_and_erases_nothing(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await plant(database_urls)
+    async with database.transaction() as conn:
+        linked = Identity("shop", "https://new.example", "uuid-of-u1")
+        assert await identities.insert_identity(conn, linked, "u1", LinkedBy.LINK_TOKEN)
+    checked: list[tuple[str, str]] = []
+    erasure = UserErasure(database, lambda app_id, user_id: checked.append((app_id, user_id)))
+    before = await erasure.rows_of("shop", "u1")
+    with pytest.raises(IdentityConflict, match="'u1'"):
+        await erasure.erase("shop", "uuid-of-u1")
+    assert not checked
+    assert await erasure.rows_of("shop", "uuid-of-u1") == {}
+    assert await erasure.rows_of("shop", "u1") == before

@@ -1,4 +1,7 @@
-"""Disables, enables and deletes users across all features, each in one transaction."""
+"""Disables, enables and deletes users across all features, each in one transaction.
+
+An id that is only the subject of a user of another id is refused with IdentityConflict, which names the user.
+"""
 
 from __future__ import annotations
 

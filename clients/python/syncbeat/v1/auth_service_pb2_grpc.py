@@ -129,6 +129,8 @@ class AuthServiceServicer:
         Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
         leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
         leeway is dead. Who signs in there within the leeway has to do so once more after it.
+        The id of a subject that is linked to a user of another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message
+        names that user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

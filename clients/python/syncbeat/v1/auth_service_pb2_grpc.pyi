@@ -65,6 +65,8 @@ class AuthServiceStub:
     Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
     leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
     leeway is dead. Who signs in there within the leeway has to do so once more after it.
+    The id of a subject that is linked to a user of another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message
+    names that user.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
@@ -132,6 +134,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
     leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
     leeway is dead. Who signs in there within the leeway has to do so once more after it.
+    The id of a subject that is linked to a user of another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message
+    names that user.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ListSessionsRequest, _auth_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions pages through a user's sessions that are neither revoked nor over, newest first."""
@@ -220,6 +224,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         Tokens of other issuers tell only the second they were issued in, by a clock that may be fast by the
         leeway (SYNCBEAT_JWT_LEEWAY_S, 30 s unless set): of those, what says a second up to revoke_time plus the
         leeway is dead. Who signs in there within the leeway has to do so once more after it.
+        The id of a subject that is linked to a user of another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message
+        names that user.
         """
 
     @_abc_1.abstractmethod

@@ -206,7 +206,8 @@ class DirectoryServiceServicer:
     def DisableUser(self, request, context):
         """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
         for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
-        changes nothing; a user nobody has heard of can be disabled too.
+        changes nothing; a user nobody has heard of can be disabled too. The id of a subject that is linked to a user of
+        another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message names that user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,7 +215,7 @@ class DirectoryServiceServicer:
 
     def EnableUser(self, request, context):
         """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
-        of, is let in with nothing. Repeating it changes nothing.
+        of, is let in with nothing. Repeating it changes nothing. A linked subject: as DisableUser.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,7 +224,8 @@ class DirectoryServiceServicer:
     def DeleteUser(self, request, context):
         """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
         are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
-        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more. A linked
+        subject: as DisableUser.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,16 +82,18 @@ class DirectoryServiceStub:
     DisableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _directory_service_pb2.DisableUserResponse]
     """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
     for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
-    changes nothing; a user nobody has heard of can be disabled too.
+    changes nothing; a user nobody has heard of can be disabled too. The id of a subject that is linked to a user of
+    another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message names that user.
     """
     EnableUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _directory_service_pb2.EnableUserResponse]
     """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
-    of, is let in with nothing. Repeating it changes nothing.
+    of, is let in with nothing. Repeating it changes nothing. A linked subject: as DisableUser.
     """
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]
     """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
     are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
-    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more. A linked
+    subject: as DisableUser.
     """
     SetUserTier: _grpc.UnaryUnaryMultiCallable[_directory_service_pb2.SetUserTierRequest, _directory_service_pb2.SetUserTierResponse]
     """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
@@ -156,16 +158,18 @@ class DirectoryServiceAsyncStub(DirectoryServiceStub):
     DisableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DisableUserRequest, _directory_service_pb2.DisableUserResponse]  # type: ignore[assignment]
     """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
     for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
-    changes nothing; a user nobody has heard of can be disabled too.
+    changes nothing; a user nobody has heard of can be disabled too. The id of a subject that is linked to a user of
+    another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message names that user.
     """
     EnableUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.EnableUserRequest, _directory_service_pb2.EnableUserResponse]  # type: ignore[assignment]
     """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
-    of, is let in with nothing. Repeating it changes nothing.
+    of, is let in with nothing. Repeating it changes nothing. A linked subject: as DisableUser.
     """
     DeleteUser: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.DeleteUserRequest, _directory_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
     """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
     are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
-    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+    EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more. A linked
+    subject: as DisableUser.
     """
     SetUserTier: _aio.UnaryUnaryMultiCallable[_directory_service_pb2.SetUserTierRequest, _directory_service_pb2.SetUserTierResponse]  # type: ignore[assignment]
     """SetUserTier grants a user a tier of the app, which goes before the one that its token claims and before the app's
@@ -293,7 +297,8 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_directory_service_pb2.DisableUserResponse, _abc.Awaitable[_directory_service_pb2.DisableUserResponse]]:
         """DisableUser shuts a user out: its calls get UNAUTHENTICATED / TOKEN_REVOKED, its streams end, what waits
         for its devices is cancelled, and nothing new is pushed to them. Nothing else is lost. Repeating it
-        changes nothing; a user nobody has heard of can be disabled too.
+        changes nothing; a user nobody has heard of can be disabled too. The id of a subject that is linked to a user of
+        another id: FAILED_PRECONDITION / IDENTITY_CONFLICT, and the message names that user.
         """
 
     @_abc_1.abstractmethod
@@ -303,7 +308,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_directory_service_pb2.EnableUserResponse, _abc.Awaitable[_directory_service_pb2.EnableUserResponse]]:
         """EnableUser lets a disabled user in again, with the tokens it has. A deleted user, or one nobody has heard
-        of, is let in with nothing. Repeating it changes nothing.
+        of, is let in with nothing. Repeating it changes nothing. A linked subject: as DisableUser.
         """
 
     @_abc_1.abstractmethod
@@ -314,7 +319,8 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_directory_service_pb2.DeleteUserResponse, _abc.Awaitable[_directory_service_pb2.DeleteUserResponse]]:
         """DeleteUser erases a user: devices, preferences, memberships, sessions, deliveries, tier and quota counts. Tokens issued so far
         are dead (those of other issuers as RevokeUser says), and the user stays shut out until CreateSession or
-        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more.
+        EnableUser lets it in anew. What the user published into scopes stays. Repeating it erases nothing more. A linked
+        subject: as DisableUser.
         """
 
     @_abc_1.abstractmethod

@@ -96,7 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_IDENTITY_CONFLICT: _ErrorReason.ValueType  # 18
     """ERROR_REASON_IDENTITY_CONFLICT (FAILED_PRECONDITION): it would join two people: the subject is a user already, or
-    the user has another subject at that issuer. Nothing was changed, and repeating it changes nothing.
+    the user has another subject at that issuer; or the call shuts out or lets in a user by a linked subject that is
+    not the user's id, which the message names. Nothing was changed, and repeating it changes nothing.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -182,7 +183,8 @@ them.
 """
 ERROR_REASON_IDENTITY_CONFLICT: ErrorReason.ValueType  # 18
 """ERROR_REASON_IDENTITY_CONFLICT (FAILED_PRECONDITION): it would join two people: the subject is a user already, or
-the user has another subject at that issuer. Nothing was changed, and repeating it changes nothing.
+the user has another subject at that issuer; or the call shuts out or lets in a user by a linked subject that is
+not the user's id, which the message names. Nothing was changed, and repeating it changes nothing.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

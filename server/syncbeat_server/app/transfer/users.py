@@ -30,7 +30,7 @@ class StoredUsers:
         return await self._erasure.rows_of(app_id, user_id)
 
     async def erase(self, app_id: str, user_id: str) -> ErasedUser:
-        """Erase a user and tell the servers. Raises DependencyDown: the database does not answer."""
+        """Erase a user and tell the servers. Raises as `UserErasure.erase`."""
         erased = await self._erasure.erase(app_id, user_id)
         try:
             async with open_redis(self._stores.redis_url, SystemClock(), self._deployment) as bus:

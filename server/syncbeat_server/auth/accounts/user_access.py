@@ -5,17 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncbeat_server.auth.store import identities, sessions, users
+from syncbeat_server.errors import IdentityConflict
 from syncbeat_server.storage.postgres.database import Connection
 
 
+async def require_user_id(conn: Connection, app_id: str, user_id: str) -> None:
+    """Refuse an id that is only another name of a user: what is done to it would not reach that user.
+
+    Call it after the row of that id was locked, for which a join of a subject that has one waits.
+
+    Raises:
+        IdentityConflict: the id is a subject that is linked to a user. The message names the user.
+    """
+    aliased = await identities.find_aliased(conn, app_id, user_id)
+    if aliased is not None:
+        raise IdentityConflict(f"this id is a subject of the user {aliased!r}, and no user's own: name that user")
+
+
 async def disable(conn: Connection, app_id: str, user_id: str) -> None:
-    """Disable a user. Its sessions are kept and work again once it is enabled."""
+    """Disable a user. Its sessions are kept and work again once it is enabled. Raises as `require_user_id`."""
     await users.disable_user(conn, app_id, user_id)
+    await require_user_id(conn, app_id, user_id)
 
 
 async def enable(conn: Connection, app_id: str, user_id: str) -> None:
-    """Enable a user, inserting it if it is unknown."""
+    """Enable a user, inserting it if it is unknown. Raises as `require_user_id`."""
     await users.enable_user(conn, app_id, user_id)
+    await require_user_id(conn, app_id, user_id)
 
 
 async def ensure(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
@@ -31,9 +47,11 @@ async def lock(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:
     """Delete a user's sessions and revoke every token issued so far. Returns the number of sessions.
 
-    Identities stay without their e-mail addresses, so that no other issuer's token brings the user back.
+    Identities stay without their e-mail addresses, so that no other issuer's token brings the user back. Raises as
+    `require_user_id`.
     """
     await users.revoke_user(conn, app_id, user_id, "")
+    await require_user_id(conn, app_id, user_id)
     await users.mark_deleted(conn, app_id, user_id)
     await identities.forget_emails(conn, app_id, user_id)
     return await sessions.delete_sessions(conn, app_id, user_id)

@@ -13,6 +13,7 @@ import orjson
 
 from syncbeat_server.audit.model import AuditAction, user_subject
 from syncbeat_server.audit.record import record
+from syncbeat_server.auth.accounts import user_access
 from syncbeat_server.auth.model import KeyRow, Revocation, Session, SessionTimes, SessionTokens
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.auth.sessions.refresh_token_codec import RefreshClaim
@@ -172,9 +173,13 @@ class SessionService:
 
         Returns:
             The time of the revocation, and the number of sessions.
+
+        Raises:
+            IdentityConflict: the id is a subject that is linked to another user.
         """
         async with self._database.transaction() as conn:
             revoked = await users.revoke_user(conn, app_id, user_id, reason)
+            await user_access.require_user_id(conn, app_id, user_id)
             count = await sessions_store.revoke_sessions(conn, app_id, user_id, "USER_REVOKED")
             subject = user_subject(user_id)
             await record(conn, app_id, AuditAction.USER_REVOKED, subject, reason=reason, sessions=count)

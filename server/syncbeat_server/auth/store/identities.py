@@ -75,6 +75,22 @@ async def identities_of(conn: Connection, app_id: str, user_id: str) -> list[Kno
     return [KnownIdentity(*row.values()) for row in rows]
 
 
+async def find_aliased(conn: Connection, app_id: str, subject: str) -> str | None:
+    """Return a user whom a subject of any issuer names by another id than the user's; None if no subject does.
+
+    Also None if there is a user of that id who has an identity: then the id means that user.
+    """
+    found: str | None = await conn.fetchval(
+        """SELECT user_id FROM user_identities a
+           WHERE app_id = $1 AND subject = $2 AND user_id <> subject
+             AND NOT EXISTS (SELECT FROM user_identities o WHERE (o.app_id, o.user_id) = ($1, $2))
+           ORDER BY user_id LIMIT 1""",
+        app_id,
+        subject,
+    )
+    return found
+
+
 async def is_link_spent(conn: Connection, app_id: str, link_id: str) -> bool:
     """Tell if a link token was spent."""
     return bool(

@@ -19,6 +19,8 @@ CREATE TABLE user_identities (
 CREATE UNIQUE INDEX user_identities_by_user ON user_identities (app_id, user_id, issuer);
 -- A link token is spent once.
 CREATE UNIQUE INDEX user_identities_by_link ON user_identities (app_id, link_id) WHERE link_id IS NOT NULL;
+-- Whom a subject names that is not the user's own id: asked of each id that is to be shut out.
+CREATE INDEX user_identities_by_alias ON user_identities (app_id, subject) WHERE user_id <> subject;
 CREATE INDEX user_identities_by_email ON user_identities (app_id, issuer, email_digest) WHERE email_digest IS NOT NULL;
 
 ALTER TABLE user_identities ENABLE ROW LEVEL SECURITY;

@@ -36,7 +36,12 @@ class UserErasure:
         return {name: count for name, count in counts.items() if count}
 
     async def erase(self, app_id: str, user_id: str) -> ErasedUser:
-        """Erase a user as DeleteUser does. Raises DependencyDown: nothing was erased."""
+        """Erase a user as DeleteUser does.
+
+        Raises:
+            DependencyDown: nothing was erased.
+            IdentityConflict: the id is a subject that is linked to another user, whom the message names.
+        """
         before = await self.rows_of(app_id, user_id)
         await self._lifecycle.delete(app_id, user_id)
         kept = await self.rows_of(app_id, user_id)

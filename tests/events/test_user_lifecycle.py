@@ -33,7 +33,7 @@ from tests.support.seed import (
     message,
     rows_of,
     shown,
-    until,
+    until_waiting,
     value_of,
     wake,
 )
@@ -149,16 +149,6 @@ async def contents(database: Database, user_id: str, app_id: str = APP) -> list[
         app_id,
         user_id,
     )
-
-
-async def until_waiting(database: Database) -> None:
-    """Until a transaction waits for another one's lock."""
-
-    async def waits() -> bool:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        return bool(await value_of(database, query))
-
-    await until(waits, "a transaction that waits")
 
 
 async def test_erase_user_leaves_only_the_tombstone_and_identities_in_every_table(

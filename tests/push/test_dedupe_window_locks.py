@@ -12,11 +12,10 @@ from syncbeat_server.push import accept as push
 from syncbeat_server.push.model import NewNotification, Target
 from syncbeat_server.push.store import dedupe_windows, lifecycle
 from syncbeat_server.storage.postgres.database import Connection, Database
-from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
 from tests.support.build import APP, make_directory
 from tests.support.fake_clock import FakeClock
-from tests.support.seed import accept, add_device, add_members, claim, message, rows_of, value_of
+from tests.support.seed import accept, add_device, add_members, claim, message, rows_of, until_waiting, value_of
 
 pytestmark = pytest.mark.store
 

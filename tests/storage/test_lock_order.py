@@ -30,12 +30,23 @@ from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
 from syncbeat_server.sync.store.reported_activity import report_activity
 from tests.events.test_publish import call
-from tests.events.test_user_lifecycle import until_waiting
 from tests.push.test_alerts import alert
 from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
 from tests.support.databases import DatabaseUrls, open_database
 from tests.support.fake_clock import FakeClock, wait_until
-from tests.support.seed import EPOCH, accept, add_device, add_members, claim, message, rows_of, until, value_of, wake
+from tests.support.seed import (
+    EPOCH,
+    accept,
+    add_device,
+    add_members,
+    claim,
+    message,
+    rows_of,
+    until,
+    until_waiting,
+    value_of,
+    wake,
+)
 
 pytestmark = pytest.mark.store
 
@@ -170,7 +181,8 @@ class Everybody:
 
     async def import_users(self) -> None:
         users = self.random.sample(USERS, 3)
-        batch = UserBatch(APP, "https://issuer.example", dict.fromkeys(users, ""), frozenset(users[:1]))
+        issuer = "https://issuer.example"
+        batch = UserBatch(APP, issuer, issuer, dict.fromkeys(users, ""), frozenset(users[:1]))
         async with self.database.transaction() as conn:
             _, disabled = await import_batch(conn, batch)
         for user in disabled:

@@ -186,3 +186,13 @@ async def known_to_answer(database: Database) -> None:
     """All devices have answered nearly all of their wake-ups."""
     async with database.connection() as conn:
         await conn.execute("UPDATE devices SET reach_answered = 99, reach_missed = 1, reach_at = syncbeat_now()")
+
+
+async def until_waiting(database: Database) -> None:
+    """Until a transaction waits for another one's lock."""
+
+    async def waits() -> bool:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await value_of(database, query))
+
+    await until(waits, "a transaction that waits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from syncbeat_server.app.transfer.user_import import is_configured, plan_user_import
 from syncbeat_server.auth.identities.email_digest import email_digest
-from syncbeat_server.auth.model import Identity, LinkedBy
+from syncbeat_server.auth.model import AccountKey, Identity, LinkedBy
 from syncbeat_server.auth.store import identities, users
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.events.user_lifecycle import delete_user, disable_user, enable_user
@@ -19,6 +20,7 @@ from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.transfer.firebase.auth_export import FirebaseUser, UserMisfit, read_users
 from syncbeat_server.transfer.firebase.importer import BATCH, ImportPlan, UserReport, import_users
 from tests.support.firebase_users import PASSWORD_HASH, SALT, export_of, firebase_user
+from tests.support.seed import until_waiting
 
 pytestmark = pytest.mark.store
 
@@ -170,6 +172,52 @@ async def test_user_import_joins_nobody(imported: Import, database: Database) ->
     assert (report.misfits, report.examples) == ({UserMisfit.TAKEN: 3}, {UserMisfit.TAKEN: 1})
     assert imported.disabled == ["bob", "eve"]
     assert await imported.identities() == before | {(ISSUER, "eve", "eve")}
+
+
+def plan_beside(**fields: Any) -> ImportPlan:
+    """Return the plan where Firebase is a further issuer, and the first one is new."""
+    app = AppSettings(jwt_issuer=NEW, issuers=(IssuerSettings(jwt_issuer=ISSUER, jwt_profile="firebase"),), **fields)
+    return plan_user_import("default", app, "our-shop", dry_run=False)
+
+
+async def who_is(database: Database, subject: str) -> list[str]:
+    """Return whom a subject names, at the first issuer, which is new, and at Firebase."""
+    async with database.connection() as conn:
+        keys = [AccountKey("default", subject, "", NEW, False), AccountKey("default", subject, "", ISSUER, True)]
+        return [one.user_id for one in await users.read_statuses(conn, keys)]
+
+
+async def test_user_import_takes_no_user_from_the_first_issuer(imported: Import, database: Database) -> None:
+    async with database.transaction() as conn:  # signed in at the first issuer: nobody needs an identity there
+        await users.insert_users(conn, [("default", "u1"), ("default", "u2")])
+    before = await who_is(database, "u1")
+    export = [firebase_user("u1"), firebase_user("u2", disabled=True), firebase_user("eve")]
+    report = await imported(*export, plan=plan_beside())
+    assert before == ["u1", ""]
+    assert await who_is(database, "u1") == before
+    assert (report.misfits, report.disabled) == ({UserMisfit.TAKEN: 2}, 0)
+    assert await imported.identities() == {(ISSUER, "eve", "eve")}
+    again = await imported(firebase_user("eve"), plan=plan_beside())
+    assert (again.misfits, again.identities) == ({}, 0)
+
+
+async def test_first_sign_in_beside_a_user_import_stays_the_first_issuers(imported: Import, database: Database) -> None:
+    async with database.transaction() as conn:
+        await users.insert_users(conn, [("default", "u1")])  # seen by the import once it is committed, and not before
+        importing = asyncio.ensure_future(imported(firebase_user("u1"), firebase_user("eve"), plan=plan_beside()))
+        await until_waiting(database)
+    report = await importing
+    assert (report.users, report.misfits) == (1, {UserMisfit.TAKEN: 1})
+    assert await who_is(database, "u1") == ["u1", ""]
+
+
+async def test_user_import_takes_users_of_nobody_where_no_first_issuer_has_any(
+    imported: Import, database: Database
+) -> None:
+    async with database.transaction() as conn:  # by sessions of ours
+        await users.insert_users(conn, [("default", "u1")])
+    report = await imported(firebase_user("u1"), plan=plan_beside(unlinked_subjects="new"))
+    assert (report.misfits, report.identities) == ({}, 1)
 
 
 @pytest.mark.parametrize("user_id", ["", "x" * 129, "a\nb", "a\0b", 7, None, ["ann"]], ids=repr)

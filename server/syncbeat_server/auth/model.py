@@ -5,7 +5,7 @@ Those made for each call are named tuples, which cost a third of a frozen datacl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -124,6 +124,11 @@ class Issuer:
         linked = not self.own_sessions and self.unlinked is not UnlinkedSubjects.SHARED
         object.__setattr__(self, "identity_issuer", self.name if linked else "")
         object.__setattr__(self, "claims_ids", linked and self.unlinked is UnlinkedSubjects.NEW)
+
+
+def home_issuer(issuers: Iterable[Issuer]) -> str:
+    """Return the name of the issuer whose subjects users without identities are; empty: none."""
+    return next((one.name for one in issuers if one.unlinked is UnlinkedSubjects.OWN), "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from syncbeat_server.app.change_notifier import Topic, wake_up_message
 from syncbeat_server.app.process import Stores, deployment_id
 from syncbeat_server.app.token_issuers import issuer_of
 from syncbeat_server.app.transfer.export import open_transfer
-from syncbeat_server.auth.model import Issuer
+from syncbeat_server.auth.model import Issuer, home_issuer
 from syncbeat_server.auth.tokens.verify import is_user_id
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.defaults import UnlinkedSubjects
@@ -38,6 +38,7 @@ def plan_user_import(app_id: str, app: AppSettings, project: str, *, dry_run: bo
         app_id=app_id,
         issuer=name,
         is_user_id=lambda text: is_user_id(issuer, text),
+        home=home_issuer(configured.values()),
         keep_emails=any(name in one.email_joins for one in configured.values()),
         dry_run=dry_run,
     )

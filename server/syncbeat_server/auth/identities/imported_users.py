@@ -29,27 +29,32 @@ class WrittenUsers:
     blocked: frozenset[str]
 
 
-async def write_users(conn: Connection, app_id: str, issuer: str, emails: Mapping[str, str]) -> WrittenUsers:
+async def write_users(conn: Connection, app_id: str, issuer: str, home: str, emails: Mapping[str, str]) -> WrittenUsers:
     """Insert an issuer's subjects as users of their own ids, each with its verified e-mail address, or an empty text.
 
-    Users and identities that are there stay as they are, but for the address, of which a digest is kept.
+    Users and identities that are there stay as they are, but for the address, of which a digest is kept. A known user
+    without identities is a subject of the issuer `home` (empty: of none), and so taken for any other.
     """
     ids = sorted(emails)
     known = await users.lock_known(conn, app_id, ids)
     states = await identities.import_states(conn, app_id, issuer, ids)
     unknown = [one for one in ids if one not in known and not states[one].taken]
+    inserted = set[str]()
     if unknown:
-        await users.insert_users(conn, [(app_id, one) for one in unknown])
-        # A first sign-in at another issuer may have taken an id just before it was inserted.
+        inserted = {user_id for _, user_id in await users.insert_users(conn, [(app_id, one) for one in unknown])}
+        # A first sign-in may have taken an id just before it was inserted.
+        known |= await users.lock_known(conn, app_id, [one for one in unknown if one not in inserted])
         states |= await identities.import_states(conn, app_id, issuer, unknown)
-    digests = {one: email_digest(app_id, emails[one]) if emails[one] else None for one in ids if not states[one].taken}
+    elsewhere = home not in ("", issuer)
+    ours = [one for one in ids if not states[one].taken and not (elsewhere and one in known and not states[one].named)]
+    digests = {one: email_digest(app_id, emails[one]) if emails[one] else None for one in ours}
     wanted = {
         one: made for one, made in digests.items() if (True, made) != (states[one].known, states[one].email_digest)
     }
-    inserted, updated = await identities.import_identities(conn, app_id, issuer, wanted) if wanted else (0, 0)
+    added, updated = await identities.import_identities(conn, app_id, issuer, wanted) if wanted else (0, 0)
     return WrittenUsers(
-        users=sum(one in digests for one in unknown),
-        identities=inserted,
+        users=len(inserted & digests.keys()),
+        identities=added,
         emails=updated,
         taken=frozenset(ids) - digests.keys(),
         blocked=frozenset(one for one in digests if known.get(one)),

@@ -24,10 +24,12 @@ class ImportState(NamedTuple):
     Attributes:
         taken: It is no such subject: only other identities name the user, or the subject names another user.
         known: The subject has an identity.
+        named: An identity names a user of this id.
     """
 
     taken: bool
     known: bool
+    named: bool
     email_digest: bytes | None
 
 
@@ -159,7 +161,7 @@ async def import_states(conn: Connection, app_id: str, issuer: str, user_ids: Se
         """SELECT k.user_id,
                   CASE WHEN mine.user_id IS NULL THEN other.found IS NOT NULL
                        ELSE mine.user_id <> k.user_id END AS taken,
-                  mine.user_id IS NOT NULL AS known, mine.email_digest
+                  mine.user_id IS NOT NULL AS known, other.found IS NOT NULL AS named, mine.email_digest
            FROM unnest($3::text[]) AS k (user_id)
            LEFT JOIN LATERAL (SELECT a.user_id, a.email_digest FROM user_identities a
                               WHERE a.app_id = $1 AND a.issuer = $2 AND a.subject = k.user_id LIMIT 1) mine ON true
@@ -169,7 +171,7 @@ async def import_states(conn: Connection, app_id: str, issuer: str, user_ids: Se
         issuer,
         list(user_ids),
     )
-    return {row["user_id"]: ImportState(row["taken"], row["known"], row["email_digest"]) for row in rows}
+    return {row["user_id"]: ImportState(row["taken"], row["known"], row["named"], row["email_digest"]) for row in rows}
 
 
 async def import_identities(

@@ -51,16 +51,18 @@ async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[Ac
     return [AccountStatus(*row.values()) for row in rows]
 
 
-async def insert_users(conn: Connection, users: Sequence[tuple[str, str]]) -> None:
-    """Insert each (app, user) that is unknown; known ones stay as they are."""
-    await conn.execute(
+async def insert_users(conn: Connection, users: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Insert each (app, user) that is unknown, and return those; known ones stay as they are."""
+    rows = await conn.fetch(
         """INSERT INTO users (app_id, user_id, created_at)
            SELECT app_id, user_id, syncbeat_now() FROM unnest($1::text[], $2::text[]) AS k (app_id, user_id)
            ORDER BY app_id, user_id
-           ON CONFLICT DO NOTHING""",
+           ON CONFLICT DO NOTHING
+           RETURNING app_id, user_id""",
         [app_id for app_id, _ in users],
         [user_id for _, user_id in users],
     )
+    return [(row["app_id"], row["user_id"]) for row in rows]
 
 
 async def enable_user(conn: Connection, app_id: str, user_id: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -17,11 +17,10 @@ from syncbeat_server.auth.identities.joining import (
     write_join,
 )
 from syncbeat_server.auth.identities.link_tokens import sign_link_token
-from syncbeat_server.auth.model import Identity, Issuer, KeyRow, LinkGrant, ProvenIdentity, VerifiedToken
+from syncbeat_server.auth.model import Identity, KeyRow, LinkGrant, ProvenIdentity, VerifiedToken, home_issuer
 from syncbeat_server.auth.service import Authenticator
 from syncbeat_server.auth.sessions.refresh_rate_limit import RefreshRateLimit
 from syncbeat_server.clock import Clock
-from syncbeat_server.defaults import UnlinkedSubjects
 from syncbeat_server.directory import user_erasure as directory
 from syncbeat_server.errors import (
     AccessDenied,
@@ -91,7 +90,7 @@ class IdentityLinks:
         now = self._clock.now()
         link_id, expires_at = secrets.token_hex(_ID_OCTETS), now + ttl
         async with self._database.transaction() as conn:
-            generation = await require_joinable(conn, app_id, user_id, issuer, _home(issuers.values()))
+            generation = await require_joinable(conn, app_id, user_id, issuer, home_issuer(issuers.values()))
             subject, action = user_subject(user_id), AuditAction.LINK_TOKEN_ISSUED
             await record(conn, app_id, action, subject, issuer=issuer, link_id=link_id, expires=expires_at.isoformat())
         grant = LinkGrant(app_id, user_id, issuer, link_id, generation, expires_at)
@@ -138,7 +137,7 @@ class IdentityLinks:
     async def _join(self, conn: Connection, proof: ProvenIdentity, grant: LinkGrant | None) -> Join:
         issuer = proof.token.issuer
         identity = Identity(issuer.app_id, issuer.name, proof.token.subject)
-        home = _home(self._authenticator.issuers_of(issuer.app_id).values())
+        home = home_issuer(self._authenticator.issuers_of(issuer.app_id).values())
         if grant is not None:
             return Join(identity, grant.user_id, home, grant.link_id, grant.generation)
         if not issuer.email_joins:
@@ -160,7 +159,3 @@ class IdentityLinks:
         details = {"issuer": issuer, "of_subject": subject, "by": join.linked_by.value, "link_id": join.link_id}
         await record(conn, app_id, AuditAction.IDENTITY_LINKED, user_subject(join.user_id), **details)
         return Linked(join.user_id, already=False)
-
-
-def _home(issuers: Iterable[Issuer]) -> str:
-    return next((one.name for one in issuers if one.unlinked is UnlinkedSubjects.OWN), "")

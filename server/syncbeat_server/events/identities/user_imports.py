@@ -15,10 +15,14 @@ from syncbeat_server.storage.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class UserBatch:
-    """Users of one issuer of an app: their verified e-mail addresses, or empty texts, and who of them is disabled."""
+    """Users of one issuer of an app: their verified e-mail addresses, or empty texts, and who of them is disabled.
+
+    `home` is the issuer whose subjects users without identities are; empty: none.
+    """
 
     app_id: str
     issuer: str
+    home: str
     emails: Mapping[str, str]
     disabled: frozenset[str]
 
@@ -33,7 +37,7 @@ async def import_batch(conn: Connection, batch: UserBatch) -> tuple[WrittenUsers
         What was written, and who was disabled.
     """
     app_id = batch.app_id
-    written = await write_users(conn, app_id, batch.issuer, batch.emails)
+    written = await write_users(conn, app_id, batch.issuer, batch.home, batch.emails)
     disabled = sorted(batch.disabled - written.taken - written.blocked)
     for user_id in disabled:
         await auth.disable(conn, app_id, user_id)

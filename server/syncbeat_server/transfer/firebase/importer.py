@@ -23,6 +23,7 @@ class ImportPlan:
 
     Attributes:
         issuer: The issuer whose subjects the users are.
+        home: The issuer whose subjects users without identities are; empty: none.
         is_user_id: Tells if an id is one that the issuer's tokens may name.
         keep_emails: Digests of verified e-mail addresses are kept.
         dry_run: Nothing is written.
@@ -30,6 +31,7 @@ class ImportPlan:
 
     app_id: str
     issuer: str
+    home: str
     is_user_id: Callable[[str], bool]
     keep_emails: bool = False
     dry_run: bool = False
@@ -130,7 +132,8 @@ async def _write(
     by_id = {one.user_id: one for _, one in users}
     places = {one.user_id: place for place, one in users}
     emails = {one.user_id: one.verified_email if plan.keep_emails else "" for one in by_id.values()}
-    batch = UserBatch(plan.app_id, plan.issuer, emails, frozenset(name for name, one in by_id.items() if one.disabled))
+    disabled_there = frozenset(name for name, one in by_id.items() if one.disabled)
+    batch = UserBatch(plan.app_id, plan.issuer, plan.home, emails, disabled_there)
     written, disabled = await _in_transaction(database, batch, dry_run=plan.dry_run)
     for name in sorted(written.taken, key=places.__getitem__):
         report.add_misfit(UserMisfit.TAKEN, places[name])

@@ -150,6 +150,32 @@ async def test_email_digests_are_kept_only_of_verified_addresses_and_only_for_a_
     assert set((await digests()).values()) == {None}
 
 
+async def test_user_import_writes_no_email_digest_of_a_deleted_user(imported: Import) -> None:
+    export = [firebase_user(name, **VERIFIED) for name in ("ann", "bob", "carl")]
+    await imported(*export[:2], plan=WITH_EMAILS)
+    async with imported.database.transaction() as conn:
+        await delete_user(conn, "default", "ann")
+        await disable_user(conn, "default", "bob")
+        await delete_user(conn, "default", "carl")  # before anything of it was imported
+    report = await imported(*export, plan=WITH_EMAILS)
+    assert (report.emails, report.blocked) == (0, 3)
+    kept = {row[2]: row[6] is not None for row in await imported.rows("user_identities")}
+    assert kept == {"ann": False, "bob": True, "carl": False}
+    async with imported.database.transaction() as conn:  # let in anew, it is a user like any other
+        await enable_user(conn, "default", "ann")
+    assert (await imported(*export, plan=WITH_EMAILS)).emails == 1
+
+
+async def test_user_import_writes_no_email_digest_of_a_user_deleted_meanwhile(imported: Import) -> None:
+    async with imported.database.transaction() as conn:
+        await delete_user(conn, "default", "ann")
+        importing = asyncio.ensure_future(imported(firebase_user("ann", **VERIFIED), plan=WITH_EMAILS))
+        await until_waiting(imported.database)
+    report = await importing
+    assert (report.users, report.blocked) == (0, 1)
+    assert [row[6] for row in await imported.rows("user_identities")] == [None]
+
+
 async def test_nothing_else_of_an_export_is_kept_or_logged(imported: Import, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     await imported(firebase_user("ann", **VERIFIED), firebase_user("bob", disabled=True), plan=WITH_EMAILS)

@@ -32,8 +32,9 @@ class WrittenUsers:
 async def write_users(conn: Connection, app_id: str, issuer: str, home: str, emails: Mapping[str, str]) -> WrittenUsers:
     """Insert an issuer's subjects as users of their own ids, each with its verified e-mail address, or an empty text.
 
-    Users and identities that are there stay as they are, but for the address, of which a digest is kept. A known user
-    without identities is a subject of the issuer `home` (empty: of none), and so taken for any other.
+    Users and identities that are there stay as they are, but for the address, of which a digest is kept; none of
+    a deleted user, whose erasure it would undo. A known user without identities is a subject of the issuer `home`
+    (empty: of none), and so taken for any other.
     """
     ids = sorted(emails)
     known = await users.lock_known(conn, app_id, ids)
@@ -47,7 +48,8 @@ async def write_users(conn: Connection, app_id: str, issuer: str, home: str, ema
         states |= await identities.import_states(conn, app_id, issuer, unknown)
     elsewhere = home not in ("", issuer)
     ours = [one for one in ids if not states[one].taken and not (elsewhere and one in known and not states[one].named)]
-    digests = {one: email_digest(app_id, emails[one]) if emails[one] else None for one in ours}
+    deleted = {one for one, user in known.items() if user.deleted}
+    digests = {one: email_digest(app_id, emails[one]) if emails[one] and one not in deleted else None for one in ours}
     wanted = {
         one: made for one, made in digests.items() if (True, made) != (states[one].known, states[one].email_digest)
     }
@@ -57,5 +59,5 @@ async def write_users(conn: Connection, app_id: str, issuer: str, home: str, ema
         identities=added,
         emails=updated,
         taken=frozenset(ids) - digests.keys(),
-        blocked=frozenset(one for one in digests if known.get(one)),
+        blocked=frozenset(one for one in digests if one in known and any(known[one])),
     )

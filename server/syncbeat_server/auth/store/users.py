@@ -17,6 +17,13 @@ class Revoked(NamedTuple):
     revoked_at: datetime
 
 
+class KnownUser(NamedTuple):
+    """Says of a known user if it is disabled, or deleted."""
+
+    disabled: bool
+    deleted: bool
+
+
 async def read_statuses(conn: Connection, keys: Sequence[AccountKey]) -> list[AccountStatus]:
     """Return the status of each key, in order.
 
@@ -105,15 +112,15 @@ async def lock_users(conn: Connection, app_id: str, user_ids: Sequence[str]) -> 
     )
 
 
-async def lock_known(conn: Connection, app_id: str, user_ids: Sequence[str]) -> dict[str, bool]:
-    """Lock the rows of those users who have one, in order. Returns of each if it is disabled or deleted."""
+async def lock_known(conn: Connection, app_id: str, user_ids: Sequence[str]) -> dict[str, KnownUser]:
+    """Lock the rows of those users who have one, in order, and return them."""
     rows = await conn.fetch(
-        """SELECT user_id, coalesce(disabled_at, deleted_at) IS NOT NULL AS blocked FROM users
+        """SELECT user_id, disabled_at IS NOT NULL AS disabled, deleted_at IS NOT NULL AS deleted FROM users
            WHERE app_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR NO KEY UPDATE""",
         app_id,
         list(user_ids),
     )
-    return {row["user_id"]: row["blocked"] for row in rows}
+    return {row["user_id"]: KnownUser(row["disabled"], row["deleted"]) for row in rows}
 
 
 async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:

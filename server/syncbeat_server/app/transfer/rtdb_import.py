@@ -93,7 +93,7 @@ def check_export(request: ImportRequest, on_octets: OnOctets) -> ImportReport:
                     report.devices += 1
                 else:
                     report.preferences += 1
-            report.add_misfits(batch.misfits)
+            report.add_misfits(one.misfit for one in batch.misfits)
             places = batch.places
             on_octets(export.tell(), Progress(places, report))
     return report

@@ -1,4 +1,4 @@
-"""What an erasure took does not come back by an export from before it."""
+"""Users who were deleted get nothing back by an export from before that."""
 
 from __future__ import annotations
 

@@ -249,7 +249,6 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     auth.confirm_counters: lambda c: auth.confirm_counters(c, [("default", SESSION[0], 0)]),
     users.enable_user: lambda c: users.enable_user(c, "default", "bob"),
     users.lock_user: lambda c: users.lock_user(c, "default", "bob"),
-    users.lock_deleted: lambda c: users.lock_deleted(c, "default", ["bob"]),
     users.lock_users: lambda c: users.lock_users(c, "default", ["bob"]),
     event_batches.look_up: lambda c: event_batches.look_up(c, [BOBS_EVENT], [BOBS_ORDER]),
     event_batches.write_batch: lambda c: event_batches.write_batch(c, BatchWrites(repetitions={BOBS_EVENT: 1}), 60.0),

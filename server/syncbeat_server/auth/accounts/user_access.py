@@ -46,7 +46,8 @@ async def lock(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
 
 async def lock_deleted(conn: Connection, app_id: str, user_ids: Sequence[str]) -> set[str]:
     """Lock users as `lock` does, so that none is deleted meanwhile, and return those who are deleted."""
-    return await users.lock_deleted(conn, app_id, user_ids)
+    known = await users.lock_known(conn, app_id, user_ids)
+    return {name for name, user in known.items() if user.deleted}
 
 
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:

@@ -123,17 +123,6 @@ async def lock_known(conn: Connection, app_id: str, user_ids: Sequence[str]) -> 
     return {row["user_id"]: KnownUser(row["disabled"], row["deleted"]) for row in rows}
 
 
-async def lock_deleted(conn: Connection, app_id: str, user_ids: Sequence[str]) -> set[str]:
-    """Lock the rows of those users who have one, in order, so that none is deleted meanwhile. Returns the deleted."""
-    rows = await conn.fetch(
-        """SELECT user_id, deleted_at IS NOT NULL AS deleted FROM users
-           WHERE app_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR SHARE""",
-        app_id,
-        list(user_ids),
-    )
-    return {row["user_id"] for row in rows if row["deleted"]}
-
-
 async def revoke_user(conn: Connection, app_id: str, user_id: str, reason: str) -> Revoked:
     """Revoke every token of a user that was issued so far."""
     row = await conn.fetchrow(

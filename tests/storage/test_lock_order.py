@@ -196,8 +196,7 @@ class Everybody:
     async def import_entries(self) -> None:
         scope, users = self.random.choice(SCOPES), self.random.sample(USERS, 3)
         targets: list[Member | Registration] = [Member(scope, user, MemberRole.WRITER) for user in users]
-        token = f"token {self.random.randrange(6)}"
-        targets.append(Registration(APP, users[0], "imported", Platform.IOS, token, "", ""))
+        targets.append(Registration(APP, users[0], "imported", Platform.IOS, f"token {scope}", "", ""))
         items = [Item(1, "path", ("path",), target) for target in targets]
         async with self.database.transaction() as conn:
             await write_items(conn, APP, items, lambda _: DEFAULT_PRIOR)

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 # Under a mebibyte as text, and above it in the form of PostgreSQL.
 _REFUSED: Json = {str(10_000_000 + number): 1 for number in range(60_000)}
 _PROFILES: dict[str, Json] = {"a": 1, "b": "\0", "c": _REFUSED, "d": 1, "e": "\0", "f": 1}
+_TREE: Json = {"profiles": _PROFILES}
 _END_BEFORE_LAST_HALF = """
 CREATE FUNCTION refuse_last_half() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the end'; END $$;
 CREATE TRIGGER refuse_last_half BEFORE UPDATE ON imports FOR EACH ROW WHEN (NEW.places = 6)
@@ -37,7 +38,7 @@ CREATE TRIGGER refuse_last_half BEFORE UPDATE ON imports FOR EACH ROW WHEN (NEW.
 async def run_import(database: Database, clock: FakeClock) -> ImportReport:
     source = ImportSource(parse_map(MAP), APP, datetime(2026, 1, 31, 12, tzinfo=UTC))
     importer = Importer(database, clock, source, "0" * 64, lambda _: DEFAULT_PRIOR)
-    export = io.BytesIO(json_text({"profiles": _PROFILES}).encode())
+    export = io.BytesIO(json_text(_TREE).encode())
     return await importer.run(export, "export.json", lambda _: None)
 
 

@@ -16,11 +16,10 @@ from syncbeat_server.transfer.importing.importer import Importer
 from syncbeat_server.transfer.importing.report import ImportReport
 from syncbeat_server.transfer.mapping.map_file import parse_map
 from syncbeat_server.transfer.model import MisfitReason
-from tests.events.test_user_lifecycle import until_waiting
 from tests.support.build import APP, make_user_lifecycle
 from tests.support.fake_clock import FakeClock
 from tests.support.rtdb_exports import MAP
-from tests.support.seed import rows_of
+from tests.support.seed import rows_of, until_waiting
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 

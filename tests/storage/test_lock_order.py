@@ -196,7 +196,7 @@ class Everybody:
     async def import_entries(self) -> None:
         scope, users = self.random.choice(SCOPES), self.random.sample(USERS, 3)
         targets: list[Member | Registration] = [Member(scope, user, MemberRole.WRITER) for user in users]
-        targets.append(Registration(APP, users[0], "imported", Platform.IOS, f"token {scope}", "", ""))
+        targets.append(Registration(APP, users[0], "imported", Platform.IOS, "token 1", "", ""))
         items = [Item(1, "path", ("path",), target) for target in targets]
         async with self.database.transaction() as conn:
             await write_items(conn, APP, items, lambda _: DEFAULT_PRIOR)

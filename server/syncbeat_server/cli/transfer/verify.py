@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from syncbeat_server.cli.audit_log.times import utc_time
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
+from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -57,10 +57,10 @@ def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool
     add_app_option(command)
     command.add_argument(
         "--source-time",
-        type=utc_time,
+        type=source_time,
         required=source_time_required,
         metavar="TIME",
-        help="when the export was begun (ISO 8601, UTC): what was made here later is counted apart",
+        help="when the export was begun, as 2026-01-31T12:00:00Z: what was made here later is counted apart",
     )
     command.add_argument(
         "--limit", type=_limit, default=100, help="the most differences and scopes to print (default: %(default)s)"
@@ -95,6 +95,8 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     from syncbeat_server.transfer.importing.report import ImportReport
 
     transfer_map = read_map(parsed.map)
+    if parsed.source_time is not None:
+        check_is_past(parsed.source_time)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
         with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
             found = spool_export(

@@ -153,7 +153,7 @@ class Team:
         found = run("index.md", "verify later.json")
         assert "differs: chats/c2/title" in found
         assert found.rstrip().endswith("they differ")
-        assert "2 written, 0 left" in run("index.md", "reconcile")
+        assert "2 written, 0 left" in run("index.md", "reconcile", DELETIONS="1")
         count = 4 * self.chats - 1
         assert f"value: {count} here, {count} in the export; 0 differ" in run("index.md", "import-rtdb later.json")
         assert "after 0:00:0" in run("index.md", "soak", DURATION="5s", RATE="5")

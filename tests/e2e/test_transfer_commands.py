@@ -83,10 +83,16 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02T00:00:00Z")
     planned = await asyncio.to_thread(run, "reconcile", *options)
     assert (planned.returncode, "2 values to write and 1 to delete" in planned.stderr) == (1, True), planned.stderr
-    assert "nothing was done" in planned.stderr
-    done = await asyncio.to_thread(run, "reconcile", *options, "--yes")
+    assert "nothing was done; to do it: the same with --yes --delete 1" in planned.stderr
+    unbounded = await asyncio.to_thread(run, "reconcile", *options, "--yes")
+    assert (unbounded.returncode, "nothing was done: 1 to delete" in unbounded.stderr) == (1, True), unbounded
+    done = await asyncio.to_thread(run, "reconcile", *options, "--yes", "--delete", "1")
     assert (done.returncode, "3 written, 0 left" in done.stderr) == (0, True), done.stderr
     assert (await asyncio.to_thread(run, "verify", *options)).returncode == 0
+
+    (tmp_path / "later.json").write_text("null", encoding="utf-8")
+    empty = await asyncio.to_thread(run, "reconcile", *options, "--yes", "--delete", "3")
+    assert (empty.returncode, "3 values of chats/{chat}/{message} left" in empty.stderr) == (1, True), empty
 
 
 async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Comparing:
                 return await self.differences(own)
         with closing(io.BytesIO(self.text.encode())) as file:
             self.export = spool_export(file, self.transfer_map, self.app_id, spool)
-        self.verification = Verification(self.transfer_map, self.app_id, spool, self.at)
+        self.verification = Verification(self.transfer_map, self.app_id, spool, self.export, self.at)
         async with open_snapshot(self.database) as snapshot:
             return [found async for found in self.verification.differences(snapshot, lambda *_: None)]
 

@@ -205,6 +205,19 @@ async def test_reconcile_deletes_nothing_of_which_the_export_has_what_does_not_f
     assert await feed(database_urls) == before
 
 
+@pytest.mark.parametrize("part", ["null", "{}", '{"chats": {"a": {"members": {"ann": true}}}}', None])
+async def test_reconcile_deletes_nothing_of_rules_of_which_the_export_has_no_entry(
+    database: Database, database_urls: DatabaseUrls, part: str | None
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    before = await feed(database_urls)
+    comparing = Comparing(database, json.dumps(TREE["chats"]) if part is None else part, CHATS, LATER)
+    assert await comparing.reconcile() == {}
+    assert await feed(database_urls) == before
+    assert comparing.verification is not None
+    assert comparing.verification.kept == {"chats/{chat}/messages/{message}": 6}
+
+
 async def test_reconcile_leaves_what_is_written_while_it_runs(database: Database) -> None:
     await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
     later = json.loads(json.dumps(TREE))

@@ -43,11 +43,19 @@ def add_reconcile(commands: Any) -> None:
         "reconcile",
         help="write what an export has over the values that differ, unless they are newer",
         description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
-        "delete those that it lacks, as of --source-time: what was made here later stays. Nobody is woken. Without "
-        "--yes it tells what it would do. Members, devices and preferences are compared and left alone.",
+        "delete those that it lacks, as of --source-time: what was made here later stays. The export is of the whole "
+        "tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and preferences are "
+        "compared and left alone.",
     )
     _add_options(command, source_time_required=True)
     command.add_argument("--yes", action="store_true", help="do it")
+    command.add_argument(
+        "--delete",
+        type=_deletions,
+        default=0,
+        metavar="N",
+        help="the most values to delete; with more to delete nothing is done (default: %(default)s)",
+    )
     command.set_defaults(run=_reconcile)
 
 
@@ -71,6 +79,12 @@ def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool
 def _limit(text: str) -> int:
     if not text.isdecimal() or int(text) > _MOST_SHOWN:
         raise argparse.ArgumentTypeError(f"want 0 to {_MOST_SHOWN}")
+    return int(text)
+
+
+def _deletions(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("want the number of values that may be deleted")
     return int(text)
 
 
@@ -106,7 +120,7 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
                 spool,
                 lambda places: watch.show(file.tell(), Progress(places, ImportReport())),
             )
-        verification = Verification(transfer_map, app_id, spool, parsed.source_time)
+        verification = Verification(transfer_map, app_id, spool, found, parsed.source_time)
         report = ComparisonReport(parsed.limit)
         asyncio.run(_take_differences(stores.database_url, verification, parsed.export, report, is_mending=is_mending))
         print(report.as_json(verification, found) if parsed.json else report.as_text(verification, found), flush=True)
@@ -142,15 +156,22 @@ def _mend(parsed: argparse.Namespace, database_url: str, verification: Verificat
 
     to_write, to_delete = verification.spool.count_wanted()
     _say(f"{to_write} values to write and {to_delete} to delete, as of {parsed.source_time.isoformat()}")
+    for pattern, count in sorted(verification.kept.items()):
+        _say(f"{count} values of {pattern} left, since the export has none: is it of the whole tree?")
+    status = 1 if verification.kept else 0
     if not to_write + to_delete:
-        return 0
+        return status
     if not parsed.yes:
-        _say("nothing was done; to do it: the same with --yes")
+        more = f" --delete {to_delete}" if to_delete else ""
+        _say(f"nothing was done; to do it: the same with --yes{more}")
+        return 1
+    if to_delete > parsed.delete:
+        _say(f"nothing was done: {to_delete} to delete are more than --delete {parsed.delete}")
         return 1
     with open_export_file(parsed.export) as file:
         done = asyncio.run(_write(database_url, verification, file, parsed.source_time))
     _say(_outcomes(done))
-    return 0
+    return status
 
 
 async def _write(

@@ -43,9 +43,9 @@ def add_reconcile(commands: Any) -> None:
         "reconcile",
         help="write what an export has over the values that differ, unless they are newer",
         description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
-        "delete those that it lacks, as of --source-time: what was made here later stays. The export is of the whole "
-        "tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and preferences are "
-        "compared and left alone.",
+        "delete those that it lacks, as of a minute before --source-time: what was made here later stays. The export "
+        "is of the whole tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and "
+        "preferences are compared and left alone.",
     )
     _add_options(command, source_time_required=True)
     command.add_argument("--yes", action="store_true", help="do it")
@@ -68,7 +68,8 @@ def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool
         type=source_time,
         required=source_time_required,
         metavar="TIME",
-        help="when the export was begun, as 2026-01-31T12:00:00Z: what was made here later is counted apart",
+        help="when the export was begun, as 2026-01-31T12:00:00Z: what was made here later, or in the minute "
+        "before, is counted apart",
     )
     command.add_argument(
         "--limit", type=_limit, default=100, help="the most differences and scopes to print (default: %(default)s)"
@@ -124,9 +125,9 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
         report = ComparisonReport(parsed.limit)
         asyncio.run(_take_differences(stores.database_url, verification, parsed.export, report, is_mending=is_mending))
         print(report.as_json(verification, found) if parsed.json else report.as_text(verification, found), flush=True)
-        if not is_mending:
+        if not is_mending or verification.as_of is None:  # reconcile requires --source-time
             return 1 if report.differences else 0
-        return _mend(parsed, stores.database_url, verification)
+        return _mend(parsed, stores.database_url, verification, verification.as_of)
 
 
 async def _take_differences(
@@ -151,11 +152,11 @@ async def _take_differences(
             report.inner = inner_differences(file, verification.transfer_map, verification.app_id, here)
 
 
-def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification) -> int:
+def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification, as_of: datetime) -> int:
     import asyncio
 
     to_write, to_delete = verification.spool.count_wanted()
-    _say(f"{to_write} values to write and {to_delete} to delete, as of {parsed.source_time.isoformat()}")
+    _say(f"{to_write} values to write and {to_delete} to delete, as of {as_of.isoformat()}")
     for pattern, count in sorted(verification.kept.items()):
         _say(f"{count} values of {pattern} left, since the export has none: is it of the whole tree?")
     status = 1 if verification.kept else 0
@@ -169,20 +170,20 @@ def _mend(parsed: argparse.Namespace, database_url: str, verification: Verificat
         _say(f"nothing was done: {to_delete} to delete are more than --delete {parsed.delete}")
         return 1
     with open_export_file(parsed.export) as file:
-        done = asyncio.run(_write(database_url, verification, file, parsed.source_time))
+        done = asyncio.run(_write(database_url, verification, file, as_of))
     _say(_outcomes(done))
     return status
 
 
 async def _write(
-    database_url: str, verification: Verification, file: IO[bytes], exported_at: datetime
+    database_url: str, verification: Verification, file: IO[bytes], as_of: datetime
 ) -> Mapping[WriteOutcome, int]:
     from syncbeat_server.app import open_transfer
     from syncbeat_server.clock import SystemClock
     from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
 
     app_id = verification.app_id
-    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, exported_at)
+    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, as_of)
     async with open_transfer(database_url) as database:
         return await mend(changes, feed_writer(database, app_id), SystemClock(), _Progress().report)
 

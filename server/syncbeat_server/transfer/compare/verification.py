@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from syncbeat_server.storage.postgres.snapshot import Snapshot
@@ -23,6 +23,8 @@ _RULES_OF = {
     EntryKind.DEVICE: DeviceRule,
     EntryKind.PREFERENCES: PreferencesRule,
 }
+_CLOCK_MARGIN = timedelta(seconds=60)
+"""By how much the clock that the export was begun by may be ahead of those by which values are made."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Verification:
         app_id: The app.
         spool: What the export has.
         export: What was counted as it was read.
-        exported_at: From when the export is. What was made here later is newer, and no fault; None: nothing is newer.
+        exported_at: From when the export is; None: nothing here is newer.
         totals: The sums of each kind that the map has rules for; whole once all differences were taken.
         kept: The values that a mending does not delete though the export lacks them, by pattern: it has none of those,
             as a partial export has.
@@ -47,6 +49,11 @@ class Verification:
     exported_at: datetime | None = None
     totals: dict[EntryKind, ScopeSums] = field(default_factory=dict, init=False)
     kept: Counter[str] = field(default_factory=Counter, init=False)
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The time after which what was made here is newer, and no fault: that of the export, less a margin."""
+        return None if self.exported_at is None else self.exported_at - _CLOCK_MARGIN
 
     async def differences(
         self, snapshot: Snapshot, on_scope: Callable[[EntryKind, ScopeSums], None]
@@ -62,7 +69,7 @@ class Verification:
             self.totals[kind] = total = ScopeSums()
             there = self.spool.entries(kind)
             told = partial(_add_scope, total, on_scope)
-            found = compare(kind, self._stored(snapshot, kind), there, self.exported_at, self._is_unknown, told)
+            found = compare(kind, self._stored(snapshot, kind), there, self.as_of, self._is_unknown, told)
             async for difference in found:
                 yield difference, entries.path_of(self.transfer_map, kind, difference.scope, difference.name)
 

@@ -207,6 +207,19 @@ async def test_reconcile_deletes_nothing_of_which_the_export_has_what_does_not_f
     assert await feed(database_urls) == before
 
 
+async def test_reconcile_deletes_no_key_that_no_export_can_have(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    for key in ("x/y", "y.z"):
+        await publish(database, key, '"of an app that knows no RTDB"', IMPORTED)
+    before = await feed(database_urls)
+    comparing = Comparing(database, json.dumps(TREE), CHATS, LATER)
+    assert await comparing.told() == set()
+    assert await comparing.reconcile() == {}
+    assert await feed(database_urls) == before
+
+
 @pytest.mark.parametrize("part", ["null", "{}", '{"chats": {"a": {"members": {"ann": true}}}}', None])
 async def test_reconcile_deletes_nothing_of_rules_of_which_the_export_has_no_entry(
     database: Database, database_urls: DatabaseUrls, part: str | None

@@ -11,18 +11,22 @@ from syncbeat_server.transfer.mapping.rules import (
     PreferencesRule,
     TransferMap,
     ValueRule,
+    variable_places,
     variables_of,
 )
 from syncbeat_server.transfer.mapping.templates import Template
 from syncbeat_server.transfer.model import Json, Path
-from syncbeat_server.transfer.rtdb.keys import escape_key
+from syncbeat_server.transfer.rtdb.keys import escape_key, is_key
 from syncbeat_server.transfer.rtdb.path_tree import variable_name
 
 
 def path_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:
-    """Return the path at which the value of a key stands; None if no rule makes this key."""
+    """Return the path at which the value of a key stands; None if no rule makes this key, or RTDB has no such path."""
     found = _rule_of_value(transfer_map, scope, key)
-    return None if found is None else filled_path(transfer_map, found[0].tree_path, found[1])
+    if found is None:
+        return None
+    path = filled_path(transfer_map, found[0].tree_path, found[1])
+    return path if all(is_key(path[place]) for place, _ in variable_places(found[0].tree_path)) else None
 
 
 def pattern_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:

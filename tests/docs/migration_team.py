@@ -162,6 +162,10 @@ class Team:
         assert "differs: chats/c2/title" in found
         assert found.rstrip().endswith("they differ")
         assert "2 written, 0 left" in run("index.md", "reconcile", DELETIONS="1")
+        missing = directory_service_pb2.ScopeMember(user_id="zoe", role=directory_service_pb2.ROLE_WRITER)
+        with self.backend() as backend:
+            added = directory_service_pb2.AddScopeMembersRequest(scope="chat:c2", members=[missing])
+            backend.directory.AddScopeMembers(added)
         count = 4 * self.chats - 1
         assert f"value: {count} here, {count} in the export; 0 differ" in run("index.md", "import-rtdb later.json")
         assert "after 0:00:0" in run("index.md", "soak", DURATION="5s", RATE="5")

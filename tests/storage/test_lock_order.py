@@ -17,7 +17,7 @@ import pytest
 from syncbeat_server.auth.identities.joining import Join, check_join, write_join
 from syncbeat_server.auth.model import Identity, Issuer, VerifiedToken
 from syncbeat_server.defaults import UnlinkedSubjects
-from syncbeat_server.directory.model import Device, Member, MemberRole
+from syncbeat_server.directory.model import Device, Member, MemberRole, Platform, Registration
 from syncbeat_server.directory.store import dead_token_removal, device_locks, devices, token_ageing
 from syncbeat_server.errors import AccessDenied, IdentityConflict, NotFound, Overloaded, RateLimited, TokenRevoked
 from syncbeat_server.events.identities.user_imports import UserBatch, cancel_deliveries, import_batch
@@ -27,8 +27,11 @@ from syncbeat_server.push.policy.holds import hold
 from syncbeat_server.push.store import alerts, daily_maximum, lifecycle, queue, wake_budgets
 from syncbeat_server.storage.postgres.database import Connection, Database
 from syncbeat_server.sync.model import Activity, Cursor, DeviceKey, NewChange
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.store.device_cursors import record_fetched, record_shown
 from syncbeat_server.sync.store.reported_activity import report_activity
+from syncbeat_server.transfer.importing.batch_writer import write_items
+from syncbeat_server.transfer.importing.batches import Item
 from tests.events.test_publish import call
 from tests.push.test_alerts import alert
 from tests.support.build import APP, make_directory, make_publisher, make_user_lifecycle
@@ -190,6 +193,14 @@ class Everybody:
                 await cancel_deliveries(conn, APP, user)
             await self.lifecycle.enable(APP, user)
 
+    async def import_entries(self) -> None:
+        scope, users = self.random.choice(SCOPES), self.random.sample(USERS, 3)
+        targets: list[Member | Registration] = [Member(scope, user, MemberRole.WRITER) for user in users]
+        targets.append(Registration(APP, users[0], "imported", Platform.IOS, f"token {scope}", "", ""))
+        items = [Item(1, "path", ("path",), target) for target in targets]
+        async with self.database.transaction() as conn:
+            await write_items(conn, APP, items, lambda _: DEFAULT_PRIOR)
+
     async def link(self) -> None:
         subject = f"{self.someone()}-{self.random.randrange(20)}"
         made = Join(Identity(APP, "https://new.example", subject), self.someone(), "https://issuer.example")
@@ -241,7 +252,7 @@ async def test_lock_order_is_the_same_everywhere(database_urls: DatabaseUrls, cl
         e = everybody
         acts = [e.accept, e.accept, e.publish, e.publish_as_user, e.deliver, e.deliver, e.erase, e.erase]
         acts += [e.import_users, e.link, e.link, e.disable, e.unregister, e.unregister, e.join, e.join, e.come_and_go]
-        acts += [e.work, e.work, e.show, e.show, e.report, e.operate, e.operate]
+        acts += [e.import_entries, e.work, e.work, e.show, e.show, e.report, e.operate, e.operate]
         await asyncio.gather(*map(repeat, acts))
     # With another order they were 7 to 17.
     assert await deadlocks(database_urls) == before, outcomes

@@ -118,3 +118,23 @@ async def test_files_that_are_not_there_are_named(
 
     assert "map.toml: No such file" in without_map.err
     assert "none.json: No such file" in without_export.err
+
+
+async def test_import_of_values_only_leaves_members_devices_and_preferences_out(
+    stores: EmbeddedStores, database_urls: DatabaseUrls, tmp_path: Path
+) -> None:
+    export, transfer_map = tmp_path / "export.json", tmp_path / "map.toml"
+    transfer_map.write_text(MAP)
+    export.write_text(
+        '{"chats": {"c": {"title": "One", "members": {"ann": true, "bob": 7}}}, "tokens": {"ann": {"t": "ios"}}}'
+    )
+    given = arguments(export, transfer_map, "--source-time", SOURCE_TIME)
+
+    only = await ImportCommand(stores, database_urls, (*given, "--values-only")).run()
+    whole = await ImportCommand(stores, database_urls, given).run()
+
+    assert only.status == 0, only.err
+    assert "imported into app 'default': 1 values, 0 members, 0 devices, 0 preferences; 1 changed" in only.out
+    assert "do not fit" not in only.out
+    assert "0 values, 1 members, 1 devices, 0 preferences; 2 changed" in whole.out, whole.err
+    assert "1 places do not fit" in whole.out

@@ -58,6 +58,10 @@ async def export(database: Database, user_id: str, *, with_values: bool = False)
     return counts, "".join(parts)
 
 
+async def told_nobody() -> None:
+    pass
+
+
 async def test_user_tables_declare_every_table_and_column_of_the_catalog(database_urls: DatabaseUrls) -> None:
     conn = await asyncpg.connect(database_urls.admin_url)
     try:
@@ -124,7 +128,8 @@ async def test_user_erasure_leaves_only_what_is_declared_to_stay(
     checked: list[tuple[str, str]] = []
     erasure = UserErasure(database, lambda app_id, user_id: checked.append((app_id, user_id)))
     before = await erasure.rows_of("shop", "u1")
-    done = await erasure.erase("shop", "u1")
+    done = await erasure.erase("shop", "u1", told_nobody)
+    assert done is not None
     assert checked == [("shop", "u1")]
     assert done.kept == await erasure.rows_of("shop", "u1")
     assert [name for name in done.kept if not USER_TABLES[name].stays] == []
@@ -147,7 +152,31 @@ async def test_user_erasure_by_a_linked_subject_is_refused_and_erases_nothing(
     erasure = UserErasure(database, lambda app_id, user_id: checked.append((app_id, user_id)))
     before = await erasure.rows_of("shop", "u1")
     with pytest.raises(IdentityConflict, match="'u1'"):
-        await erasure.erase("shop", "uuid-of-u1")
+        await erasure.erase("shop", "uuid-of-u1", told_nobody)
     assert not checked
     assert await erasure.rows_of("shop", "uuid-of-u1") == {}
     assert await erasure.rows_of("shop", "u1") == before
+
+
+async def test_user_is_erased_and_told_although_the_rows_cannot_be_counted(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await plant(database_urls)
+    told: list[tuple[str, str]] = []
+    announced: list[list[tuple[str, str]]] = []
+    erasure = UserErasure(database, lambda app_id, user_id: told.append((app_id, user_id)))
+
+    async def announce() -> None:
+        announced.append(list(told))
+
+    conn = await asyncpg.connect(database_urls.admin_url)
+    try:
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")  # the erasure does without events
+            done = await erasure.erase("shop", "u1", announce)
+    finally:
+        await conn.close()
+    assert done is None
+    assert announced == [[("shop", "u1")]]
+    left = await erasure.rows_of("shop", "u1")
+    assert [name for name in left if not USER_TABLES[name].stays] == []

@@ -44,6 +44,7 @@ class MisfitReason(StrEnum):
     PREFERENCE = "a preference is out of its bounds"
     REFUSED_SCOPE_FULL = "refused: the scope would have too many members"
     REFUSED_USER_FULL = "refused: the user would be in too many scopes, or have too many devices"
+    REFUSED_DELETED = "refused: the user was deleted here"
     REFUSED_VALUE = "refused: PostgreSQL cannot store the value"
 
 

@@ -12,7 +12,7 @@ from syncbeat_server.storage.schema_check import require_current_schema
 
 
 @asynccontextmanager
-async def open_transfer(database_url: str) -> AsyncIterator[Database]:
+async def open_transfer(database_url: str, *, connections: int = 1) -> AsyncIterator[Database]:
     """Open the database as the service does, for one command.
 
     Raises:
@@ -20,7 +20,7 @@ async def open_transfer(database_url: str) -> AsyncIterator[Database]:
         DependencyDown: it does not answer.
         MigrationNeeded: it is of another version.
     """
-    async with open_database(database_url, size=1, name="syncbeat-transfer") as database:
+    async with open_database(database_url, size=connections, name="syncbeat-transfer") as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)

@@ -37,18 +37,23 @@ _CHECKED_PLACES = 1_000
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """Says what to import: a file, its map, the app, and the time as of which the export was made."""
+    """Says what to import: a file, its map, the app, and the time as of which the export was made.
+
+    `values_only`: members, devices and preferences, which have no time that could be compared, are left out.
+    """
 
     export: Path
     transfer_map: TransferMap
     app_id: str
     source_time: datetime
     target_s: float = DEFAULT_THROTTLE.target_s
+    values_only: bool = False
 
     @property
     def source(self) -> ImportSource:
         """Return what the import is made from."""
-        return ImportSource(self.transfer_map, self.app_id, self.source_time)
+        used = self.transfer_map.values_only() if self.values_only else self.transfer_map
+        return ImportSource(used, self.app_id, self.source_time)
 
 
 OnOctets = Callable[[int, Progress], None]
@@ -88,7 +93,7 @@ def check_export(request: ImportRequest, on_octets: OnOctets) -> ImportReport:
                     report.devices += 1
                 else:
                     report.preferences += 1
-            report.add_misfits(batch.misfits)
+            report.add_misfits(one.misfit for one in batch.misfits)
             places = batch.places
             on_octets(export.tell(), Progress(places, report))
     return report
@@ -138,4 +143,6 @@ def _import_id(request: ImportRequest, export: BufferedReader) -> str:
     content = hashlib.file_digest(export, "sha256").hexdigest()
     export.seek(0)
     parts = [_FORMAT, content, request.transfer_map.text, request.source_time.astimezone(UTC).isoformat()]
+    if request.values_only:
+        parts.append("values only")
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()

@@ -29,22 +29,27 @@ class StoredUsers:
         """Return the number of rows of a user by table, of the tables in which it has any. Raises DependencyDown."""
         return await self._erasure.rows_of(app_id, user_id)
 
-    async def erase(self, app_id: str, user_id: str) -> ErasedUser:
-        """Erase a user and tell the servers. Raises as `UserErasure.erase`."""
-        erased = await self._erasure.erase(app_id, user_id)
+    async def erase(self, app_id: str, user_id: str) -> ErasedUser | None:
+        """Erase a user, tell the servers, and count what went and what stays: None if that could not be counted.
+
+        Raises:
+            DependencyDown, Overloaded, IdentityConflict: as `UserErasure.erase`, and nothing was erased.
+        """
+        return await self._erasure.erase(app_id, user_id, self._tell)
+
+    async def _tell(self) -> None:
         try:
             async with open_redis(self._stores.redis_url, SystemClock(), self._deployment) as bus:
                 for of_app, user in self._changed:
                     await bus.announce(Topic.CALLERS, wake_up_message(of_app, user))
         except DependencyDown:
             self.untold = True
-        return erased
 
 
 @asynccontextmanager
 async def open_users(stores: Stores) -> AsyncIterator[StoredUsers]:
     """Open the database as the service does. Raises as `open_transfer`."""
     changed: list[tuple[str, str]] = []
-    async with open_transfer(stores.database_url) as database:
+    async with open_transfer(stores.database_url, connections=2) as database:
         erasure = UserErasure(database, lambda app_id, user_id: changed.append((app_id, user_id)))
         yield StoredUsers(erasure, changed, stores, await deployment_id(database))

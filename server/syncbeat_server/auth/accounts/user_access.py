@@ -44,6 +44,12 @@ async def lock(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
     await users.lock_users(conn, app_id, user_ids)
 
 
+async def lock_deleted(conn: Connection, app_id: str, user_ids: Sequence[str]) -> set[str]:
+    """Lock users as `lock` does, so that none is deleted meanwhile, and return those who are deleted."""
+    known = await users.lock_known(conn, app_id, user_ids)
+    return {name for name, user in known.items() if user.deleted}
+
+
 async def erase(conn: Connection, app_id: str, user_id: str) -> int:
     """Delete a user's sessions and revoke every token issued so far. Returns the number of sessions.
 

@@ -26,8 +26,8 @@ def add_import_rtdb(commands: Any) -> None:
         "import-rtdb",
         help="import an export of Firebase's Realtime Database, by a map",
         description="Import a JSON export of Firebase's Realtime Database into an app, as the service's login. It can "
-        "be ended at any time, and goes on when it is run again; a second run changes nothing. Devices are not woken, "
-        "and nothing is pushed.",
+        "be ended at any time, and goes on when it is run again; a second run changes no value. Devices are not "
+        "woken, and nothing is pushed.",
     )
     command.add_argument("export", type=Path, metavar="EXPORT.json", help="the export, of the whole tree or a part")
     command.add_argument("--map", type=Path, required=True, metavar="MAP.toml", help="from paths to scopes and keys")
@@ -41,6 +41,12 @@ def add_import_rtdb(commands: Any) -> None:
     )
     command.add_argument(
         "--dry-run", action="store_true", help="write nothing, ask no database; tell what does not fit the map"
+    )
+    command.add_argument(
+        "--values-only",
+        action="store_true",
+        help="leave out members, devices and preferences: for every export but the first, since those that were "
+        "removed here after it was begun would come back",
     )
     command.add_argument(
         "--batch-ms",
@@ -60,7 +66,8 @@ def _run(parsed: argparse.Namespace) -> int:
     if parsed.source_time is None and not parsed.dry_run:
         raise ConfigurationError("--source-time: say when the export was begun, as --source-time 2026-01-31T12:00:00Z")
     moment = parsed.source_time or datetime.now(UTC)  # noqa: TID251  # of a dry run, which writes it nowhere
-    request = ImportRequest(parsed.export, transfer_map, parsed.app, moment, parsed.batch_ms / 1_000)
+    target_s = parsed.batch_ms / 1_000
+    request = ImportRequest(parsed.export, transfer_map, parsed.app, moment, target_s, parsed.values_only)
     if parsed.dry_run:
         with Watch(parsed.export) as watch:
             report = check_export(request, watch.show)

@@ -35,7 +35,9 @@ def opened_output(path: Path | None) -> Iterator[Callable[[str], object]]:
         return
     partial = path.with_name(f"{path.name}.partial")
     try:
-        opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # What stands there, of a killed run or of somebody else, would keep its mode and owner, and a link its target.
+        partial.unlink(missing_ok=True)
+        opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with open(opened, "w", encoding="utf-8", newline="", buffering=1 << 20) as file:
                 yield file.write

@@ -84,10 +84,13 @@ async def _erase(stores: Stores, app_id: str, parsed: argparse.Namespace) -> int
         if parsed.confirm != name:
             raise ConfigurationError(f"--confirm: the user is {name!r}; nothing was done")
         done = await users.erase(app_id, name)
-    for table, count in done.deleted.items():
-        _say(f"{table}: {count} rows deleted")
-    for table, count in done.kept.items():
-        _say(f"{table}: {count} rows stay: {USER_TABLES[table].stays or 'written meanwhile; run it again'}")
+    if done is None:
+        _say(f"user {name!r} is erased; the database did not answer how many rows went, and how many stay")
+    else:
+        for table, count in done.deleted.items():
+            _say(f"{table}: {count} rows deleted")
+        for table, count in done.kept.items():
+            _say(f"{table}: {count} rows stay: {USER_TABLES[table].stays or 'written meanwhile; run it again'}")
     _say("values in scopes stay: no note is kept of who wrote them; a backend deletes their keys")
     if users.untold:
         _say("Redis does not answer: the servers refuse the user's tokens within a minute")

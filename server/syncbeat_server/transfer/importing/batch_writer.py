@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from syncbeat_server.auth.accounts import user_access
 from syncbeat_server.directory.additions import add_absent_device, add_absent_members, add_absent_preferences
 from syncbeat_server.directory.model import Member, Registration
 from syncbeat_server.errors import SyncbeatError
@@ -13,7 +14,7 @@ from syncbeat_server.sync.model import NewChange, WriteOutcome
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.transfer.importing.batches import Item
 from syncbeat_server.transfer.importing.report import ImportReport
-from syncbeat_server.transfer.model import UserPreferences
+from syncbeat_server.transfer.model import Misfit, MisfitReason, UserPreferences
 
 
 async def write_items(
@@ -21,7 +22,8 @@ async def write_items(
 ) -> ImportReport:
     """Write targets and return what became of them. Nobody is woken, and nothing is pushed.
 
-    Scopes are locked before members and devices, in the order that all writers keep (ADR 66).
+    Of a user who is deleted nothing is written but values: what an erasure took does not come back by an old export.
+    Users are locked before scopes, and those before members and devices, in the order that all writers keep (ADR 66).
 
     Raises:
         InvalidRequest: PostgreSQL cannot store a value (the transaction is over then).
@@ -29,6 +31,7 @@ async def write_items(
         Overloaded, DependencyDown: the database does not answer, or others are in the way.
     """
     report = ImportReport()
+    items = await _without_deleted_users(conn, app_id, items, report)
     changes = [item.target for item in items if isinstance(item.target, NewChange)]
     members = [item.target for item in items if isinstance(item.target, Member)]
     if members:
@@ -49,6 +52,23 @@ async def write_items(
         report.devices += added
         report.present += not added
     return report
+
+
+async def _without_deleted_users(
+    conn: Connection, app_id: str, items: Sequence[Item], report: ImportReport
+) -> Sequence[Item]:
+    """Lock the users that targets name, and return the targets without those of deleted users, which are counted."""
+    named = {one.target.user_id for one in items if not isinstance(one.target, NewChange)}
+    deleted = await user_access.lock_deleted(conn, app_id, sorted(named)) if named else set()
+    if not deleted:
+        return items
+    kept = []
+    for item in items:
+        if isinstance(item.target, NewChange) or item.target.user_id not in deleted:
+            kept.append(item)
+        else:
+            report.add_misfits([Misfit(item.pattern, item.path, MisfitReason.REFUSED_DELETED)])
+    return kept
 
 
 async def _write_changes(

@@ -44,12 +44,19 @@ class Item(NamedTuple):
     target: WritableTarget
 
 
+class PlacedMisfit(NamedTuple):
+    """Holds a misfit, and the number of its place, as of an `Item`."""
+
+    place: int
+    misfit: Misfit
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Holds the targets of places up to the number `places`, and those places that do not fit."""
 
     items: Sequence[Item]
-    misfits: Sequence[Misfit]
+    misfits: Sequence[PlacedMisfit]
     places: int
 
 
@@ -79,7 +86,7 @@ class BatchReader:
             next(itertools.islice(self._entries, self._done - 1, None), None)
             self._done = 0
         items: list[Item] = []
-        misfits: list[Misfit] = []
+        misfits: list[PlacedMisfit] = []
         number, octets = 0, 0
         for number, entry in itertools.islice(self._entries, size):
             for target in targets_of(self._source.transfer_map, self._source.app_id, entry):
@@ -87,7 +94,7 @@ class BatchReader:
                 if isinstance(ready, MisfitReason):
                     ready = Misfit(spelled(entry.node.pattern), entry.path, ready)
                 if isinstance(ready, Misfit):
-                    misfits.append(ready)
+                    misfits.append(PlacedMisfit(number, ready))
                     continue
                 items.append(Item(number, spelled(entry.node.pattern), entry.path, ready))
                 if isinstance(ready, NewChange):

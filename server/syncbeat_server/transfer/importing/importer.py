@@ -20,7 +20,7 @@ from syncbeat_server.errors import (
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.transfer.importing.batch_writer import write_items
-from syncbeat_server.transfer.importing.batches import Batch, BatchReader, ImportSource, Item
+from syncbeat_server.transfer.importing.batches import Batch, BatchReader, ImportSource, Item, PlacedMisfit
 from syncbeat_server.transfer.importing.report import ImportReport, read_report
 from syncbeat_server.transfer.importing.throttle import DEFAULT_THROTTLE, Throttle, ThrottleRule
 from syncbeat_server.transfer.model import Misfit, MisfitReason
@@ -114,14 +114,14 @@ class Importer:
 
     async def _write_batch(self, batch: Batch) -> float:
         """Write a batch, and return the seconds to pause after it."""
-        misfits = ImportReport()
-        misfits.add_misfits(batch.misfits)
         places, started = batch.places - self._places, self._clock.monotonic()
-        await self._write_halves(batch.items, misfits, batch.places)
+        await self._write_halves(batch.items, batch.misfits, batch.places)
         return self._throttle.observe(places, self._clock.monotonic() - started)
 
-    async def _write_halves(self, items: Sequence[Item], counted: ImportReport, places: int) -> None:
+    async def _write_halves(self, items: Sequence[Item], misfits: Sequence[PlacedMisfit], places: int) -> None:
         """Write targets up to the number `places`; what the database refuses is found by halving, and counted."""
+        counted = ImportReport()
+        counted.add_misfits(one.misfit for one in misfits)
         try:
             await self._write_patiently(items, counted, places)
         except (InvalidRequest, RateLimited) as error:
@@ -131,8 +131,9 @@ class Importer:
                 return
             middle = len(items) // 2
             # The place of the first of the right half may be begun in the left one: it is done with the right one.
-            await self._write_halves(items[:middle], ImportReport(), max(self._places, items[middle].place - 1))
-            await self._write_halves(items[middle:], counted, places)
+            done = max(self._places, items[middle].place - 1)
+            await self._write_halves(items[:middle], [one for one in misfits if one.place <= done], done)
+            await self._write_halves(items[middle:], [one for one in misfits if one.place > done], places)
 
     async def _write_patiently(self, items: Sequence[Item], counted: ImportReport, places: int) -> None:
         async def write(is_repeat: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import TypeAlias
@@ -120,6 +120,11 @@ class TransferMap:
     def value_rules(self) -> tuple[ValueRule, ...]:
         """Return the rules whose targets are values."""
         return tuple(rule for rule in self.rules if isinstance(rule, ValueRule))
+
+    def values_only(self) -> TransferMap:
+        """Return the map with what it makes members, devices and preferences ignored."""
+        rules = (rule if isinstance(rule, ValueRule) else IgnoreRule(rule.path) for rule in self.rules)
+        return replace(self, rules=tuple(rules))
 
 
 @cache

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from syncbeat_server.storage.postgres.database import Connection
 from syncbeat_server.storage.postgres.snapshot import Snapshot
 from syncbeat_server.transfer.users.tables import UserTable
 
 
-async def count_user_rows(conn: Connection, name: str, table: UserTable, app_id: str, user_id: str) -> int:
+async def count_user_rows(snapshot: Snapshot, name: str, table: UserTable, app_id: str, user_id: str) -> int:
     """Return how many rows of a user a table has."""
-    found: int = await conn.fetchval(
-        f"SELECT count(*) FROM {name} WHERE app_id = $1 AND {table.where}",  # noqa: S608  # constants of the declaration
-        app_id,
-        user_id,
-    )
-    return found
+    query = f"SELECT count(*) AS found FROM {name} WHERE app_id = $1 AND {table.where}"  # noqa: S608  # constants of the declaration
+    return sum([row["found"] async for row in snapshot.rows(query, app_id, user_id)])
 
 
 async def user_rows(snapshot: Snapshot, name: str, table: UserTable, app_id: str, user_id: str) -> AsyncIterator[str]:

@@ -80,13 +80,19 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     assert (report["equal"], report["kinds"]["value"]["differences"], report["differing_scopes"]) == (False, 3, 2)
     assert [(one["path"], one["at"]) for one in report["differences"]] == [(["chats", "a", "m1"], [["n"]])]
 
-    options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02")
+    options = ("later.json", "--map", "map.toml", "--source-time", "2026-11-02T00:00:00Z")
     planned = await asyncio.to_thread(run, "reconcile", *options)
     assert (planned.returncode, "2 values to write and 1 to delete" in planned.stderr) == (1, True), planned.stderr
-    assert "nothing was done" in planned.stderr
-    done = await asyncio.to_thread(run, "reconcile", *options, "--yes")
+    assert "nothing was done; to do it: the same with --yes --delete 1" in planned.stderr
+    unbounded = await asyncio.to_thread(run, "reconcile", *options, "--yes")
+    assert (unbounded.returncode, "nothing was done: 1 to delete" in unbounded.stderr) == (1, True), unbounded
+    done = await asyncio.to_thread(run, "reconcile", *options, "--yes", "--delete", "1")
     assert (done.returncode, "3 written, 0 left" in done.stderr) == (0, True), done.stderr
     assert (await asyncio.to_thread(run, "verify", *options)).returncode == 0
+
+    (tmp_path / "later.json").write_text("null", encoding="utf-8")
+    empty = await asyncio.to_thread(run, "reconcile", *options, "--yes", "--delete", "3")
+    assert (empty.returncode, "3 values of chats/{chat}/{message} left" in empty.stderr) == (1, True), empty
 
 
 async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp_path: Path) -> None:
@@ -101,6 +107,15 @@ async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp
         assert (refused.returncode, reason in refused.stderr) == (1, True), refused
     unsure = await asyncio.to_thread(run, "reconcile", "export.json", "--map", "map.toml")
     assert (unsure.returncode, "--source-time" in unsure.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["verify", "reconcile"])
+def test_comparisons_refuse_times_that_no_export_was_begun_at(run: Run, command: str) -> None:
+    compare = (command, "export.json", "--map", "map.toml", "--source-time")
+    without_zone = run(*compare, "2026-11-02T00:00:00")
+    assert (without_zone.returncode, "want an offset, such as Z" in without_zone.stderr) == (2, True), without_zone
+    to_come = run(*compare, "2999-01-01T00:00:00Z")
+    assert (to_come.returncode, "--source-time: it is in the future" in to_come.stderr) == (1, True), to_come
 
 
 async def test_export_command_writes_trees_and_documents(run: Run, database: Database, tmp_path: Path) -> None:
@@ -159,7 +174,7 @@ async def test_verify_command_finds_one_planted_difference_among_many(
     (tmp_path / "many.toml").write_text(planted_exports.MAP, encoding="utf-8")
     await planted_exports.plant(database_urls, values)
     await planted_exports.damage(database_urls, planted)
-    options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02", "--yes")
+    options = ("many.json", "--map", "many.toml", "--source-time", "2026-11-02T00:00:00Z", "--yes")
     done = await planted_exports.run(database_urls, redis_url, tmp_path, "reconcile", *options)
     assert (done.status, "1 values to write and 0 to delete" in done.errors) == (0, True), done
     assert f"differs: chats/c133/m{planted} at x (" in done.output

@@ -12,7 +12,9 @@ from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.model import Effects, EventState
 from syncbeat_server.events.publish import Publish, Published, Publisher
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.writer import Append, AppendResult, append
 from syncbeat_server.sync.model import NewChange, WriteOutcome
+from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from syncbeat_server.sync.store import epochs, tombstones
 from tests.events.test_publish import Told, call, together
 from tests.support.build import APP, Notifier, make_publisher
@@ -105,6 +107,21 @@ async def test_change_without_source_time_is_made_when_it_is_published(
     await clock.advance(10)
     assert (await publisher.publish(call(at(5, 5), user_id=user_id))).outcomes == (WRITTEN,)
     assert await stored(database) == (5, 5, 3)
+
+
+async def test_change_without_source_time_outlives_an_older_one_of_its_call_and_batch(
+    database: Database, publisher: Publisher
+) -> None:
+    one_call = await publisher.publish(call(at(None, {"v": "now"}), at(-1000, {"v": "old"})))
+    assert (one_call.sequences, one_call.outcomes) == ((1, 1), (None, SUPERSEDED))
+    assert await stored(database) == ({"v": "now"}, None, 1)
+    async with database.transaction() as conn:
+        calls = [Append(APP, (at(None, {"v": "now"}, "b"),)), Append(APP, (at(-1000, {"v": "old"}, "b"),))]
+        now, old = await append(conn, calls, lambda _: DEFAULT_PRIOR, create_scopes=True)
+    assert isinstance(now, AppendResult)
+    assert isinstance(old, AppendResult)
+    assert (now.outcomes, old.outcomes) == ((None,), (SUPERSEDED,)), "the key was not there before this batch"
+    assert (await stored(database, "b"))[:2] == ({"v": "now"}, None)
 
 
 TIED = [{"a": 1}, {"a": 2}, {"a": "long"}, [], {}, "", "é", "z", 1, "1", 1.0, 10, 1e20, True, {"a": {"b": None}}, None]

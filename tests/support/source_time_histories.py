@@ -1,6 +1,7 @@
 """Histories of writes with source times: dual writes, imports and deletions, on every path, in any order, at once.
 
-However they arrive, and however often, each key ends with the latest of its writes by source time.
+However they arrive, and however often, each key ends with the latest of its writes by source time. A write without
+one is made when it comes, at noon: a key that had one ends with such a write, or with one made at noon or later.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -26,7 +27,7 @@ from syncbeat_server.sync.model import NewChange, WriteOutcome
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
 from tests.events.test_publish import call
 from tests.support.build import APP, make_publisher
-from tests.support.databases import DatabaseUrls, open_database
+from tests.support.databases import DatabaseUrls, open_database, run_sql
 from tests.support.events import event, make_ingest
 from tests.support.fake_clock import START, FakeClock
 from tests.support.seed import add_members, rows_of
@@ -36,7 +37,7 @@ FIGURES: Counter[str] = Counter()
 
 _SCOPES = itertools.count()
 _KEYS = st.sampled_from(["a", "b", "c"])
-_SECONDS = st.sampled_from([-3.0, -2.000001, -2.0, -1.0, 0.0, 250.0])  # few, so that many are equal
+_SECONDS = st.sampled_from([-3.0, -2.000001, -2.0, -1.0, 0.0, 250.0, None])  # few, so that many are equal
 _LEAVES = st.one_of(
     st.none(), st.booleans(), st.sampled_from([0, 1, 1.0, 1e20, -0.5, 10**30]), st.text("aé\U0001f600", max_size=2)
 )
@@ -60,19 +61,27 @@ class Path(StrEnum):
 
 @dataclass(frozen=True)
 class Written:
-    """One write: JSON, or None for a deletion."""
+    """One write: JSON, or None for a deletion. `seconds`: when it was made, after noon; None: it has no source time."""
 
     key: str
-    seconds: float
+    seconds: float | None
     text: str | None
 
     def change(self, scope: str) -> NewChange:
         """Return it as a change of a scope."""
-        made_at = START + timedelta(seconds=self.seconds)
-        return NewChange(scope, self.key, self.text or "", self.text is None, source_time=made_at)
+        return NewChange(scope, self.key, self.text or "", self.text is None, source_time=_moment(self.seconds))
 
 
-_WRITES = st.builds(Written, _KEYS, _SECONDS, st.one_of(st.none(), _VALUES.map(json.dumps)))
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else START + timedelta(seconds=seconds)
+
+
+def _written(key: str, seconds: float | None, value: Any, *, deleted: bool) -> Written:
+    whole = value if seconds is not None else [value]  # without a source time it is a patch, and of an array the whole
+    return Written(key, seconds, None if deleted else json.dumps(whole))
+
+
+_WRITES = st.builds(_written, _KEYS, _SECONDS, _VALUES, deleted=st.sampled_from([False, False, True]))
 _CALLS = st.tuples(st.sampled_from(Path), st.lists(_WRITES, min_size=1, max_size=4))
 HISTORIES = st.lists(st.lists(_CALLS, min_size=1, max_size=6), min_size=1, max_size=4)
 """Rounds of calls; those of a round are made at once, and the rounds one after the other."""
@@ -134,9 +143,7 @@ class Writers:
         assert rows.keys() == {one.key for one in writes}
         for key, row in rows.items():
             texts = await self._canonical([one for one in writes if one.key == key])
-            latest = max((one.seconds, one.text is None, len(text.encode()), text.encode()) for one, text in texts)
-            text = None if latest[1] else latest[3].decode()
-            assert row == (latest[1], text, START + timedelta(seconds=latest[0])), (key, writes)
+            assert row in _possible_ends(texts), (key, writes)
         ((head, highest),) = await rows_of(
             self._databases[0],
             "SELECT head, (SELECT max(sequence) FROM changes c WHERE c.scope = s.scope) FROM scopes s WHERE scope = $1",
@@ -157,6 +164,20 @@ class Writers:
         return [(one, text) for one, (text,) in zip(writes, texts, strict=True)]
 
 
+def _possible_ends(texts: Sequence[tuple[Written, str]]) -> list[tuple[bool, str | None, datetime | None]]:
+    """Return the rows that a key may end with: one, but for a key that had a write without a source time."""
+    ends = sorted(
+        (one.seconds, one.text is None, len(text.encode()), text.encode())
+        for one, text in texts
+        if one.seconds is not None
+    )
+    last = ends[-1:] if len(ends) == len(texts) else [end for end in ends if end[0] >= 0]
+    sourced = [(deleted, None if deleted else text.decode(), _moment(at)) for at, deleted, _, text in last]
+    return sourced + [
+        (one.text is None, text if one.text else None, None) for one, text in texts if one.seconds is None
+    ]
+
+
 def play_source_time_histories(urls: DatabaseUrls, *, histories: int) -> None:
     """Play so many histories on this database, by two processes.
 
@@ -167,6 +188,7 @@ def play_source_time_histories(urls: DatabaseUrls, *, histories: int) -> None:
     with asyncio.Runner() as runner:
         opened = [open_database(urls.app_url, size=4, name=f"writer-{number}") for number in range(2)]
         databases = [runner.run(one.__aenter__()) for one in opened]
+        runner.run(run_sql(urls.owner_url, f"UPDATE test_clock SET at = '{START.isoformat()}'"))
         writers = Writers(databases, FakeClock())
 
         @settings(

@@ -82,7 +82,7 @@ class Comparing:
                 return await self.differences(own)
         with closing(io.BytesIO(self.text.encode())) as file:
             self.export = spool_export(file, self.transfer_map, self.app_id, spool)
-        self.verification = Verification(self.transfer_map, self.app_id, spool, self.at)
+        self.verification = Verification(self.transfer_map, self.app_id, spool, self.export, self.at)
         async with open_snapshot(self.database) as snapshot:
             return [found async for found in self.verification.differences(snapshot, lambda *_: None)]
 
@@ -93,13 +93,16 @@ class Comparing:
     async def reconcile(self) -> dict[str, int]:
         """Mend what differs, and return the outcomes."""
         with open_spool(None) as spool:
-            found = await self.differences(spool)
-            assert self.verification is not None
-            assert self.at is not None
-            self.verification.note_wanted([one for one, _ in found])
-            file = io.BytesIO(self.text.encode())
-            changes = changes_of(file, self.transfer_map, self.app_id, spool, self.at)
-            outcomes = await mend(changes, feed_writer(self.database, self.app_id), SystemClock())
+            return await self.mend(await self.differences(spool), spool)
+
+    async def mend(self, differences: list[tuple[Difference, Path]], spool: Spool) -> dict[str, int]:
+        """Mend what was found to differ, and return the outcomes."""
+        assert self.verification is not None
+        assert self.verification.as_of is not None
+        self.verification.note_wanted([one for one, _ in differences])
+        file = io.BytesIO(self.text.encode())
+        changes = changes_of(file, self.transfer_map, self.app_id, spool, self.verification.as_of)
+        outcomes = await mend(changes, feed_writer(self.database, self.app_id), SystemClock())
         return {outcome.value: count for outcome, count in outcomes.items()}
 
     def count(self, kind: EntryKind = EntryKind.VALUE) -> tuple[int, int]:

@@ -243,3 +243,14 @@ def test_unescape_keys_refuses_what_would_not_come_back() -> None:
     assert found[0] == FeedValue("top:a.b", "k:x%", 1)
     assert [one.reason for one in found[1:] if isinstance(one, Misfit)] == [MisfitReason.ESCAPE] * 2
     assert path_of_value(rules, "top:a.b", "k:x%") == ("a%2Eb", "x%25")
+
+
+def test_value_of_a_key_that_rtdb_cannot_have_has_no_path() -> None:
+    rules = parse_map(WHOLE)
+    for name in ("x/y", "y.z", "$", "#", "[", "]", "a\x7f", "a\x1f"):
+        assert path_of_value(rules, "top:a", f"k:{name}") is None, name
+        assert path_of_value(rules, f"top:{name}", "k:a") is None, name
+    assert path_of_value(rules, "top:a", "k:a b%:é") == ("a", "a b%:é")
+    escaped = parse_map(WHOLE.replace("version = 1", "version = 1\nunescape_keys = true"))
+    assert path_of_value(escaped, "top:a", "k:x/y.z") == ("a", "x%2Fy%2Ez")
+    assert _reasons(WHOLE, '{"top": {"x/y": 1, "a.b": 1, "ab": 1}}') == [MisfitReason.KEY, MisfitReason.KEY, None]

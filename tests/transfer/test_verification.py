@@ -13,7 +13,7 @@ import pytest
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.sync.model import NewChange
 from syncbeat_server.transfer.compare.mending import feed_writer
-from syncbeat_server.transfer.compare.spool import EntryKind
+from syncbeat_server.transfer.compare.spool import EntryKind, open_spool
 from syncbeat_server.transfer.mapping.map_file import parse_map
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.transfers import Comparing, store_export
@@ -145,12 +145,14 @@ async def test_verify_counts_what_is_newer_here_apart(database: Database) -> Non
     await publish(database, "1", '"newer"', after)
     await publish(database, "2", None, after)
     await publish(database, "7", '"born later"', after)
-    await publish(database, "3", '"older"', LATER - timedelta(seconds=1))
+    await publish(database, "3", '"older"', LATER - timedelta(seconds=61))
+    await publish(database, "4", '"by a clock that is behind"', LATER - timedelta(seconds=59))
     assert await Comparing(database, text, CHATS, LATER).told() == {
         ("chats/a/messages/1", "differs", True),
         ("chats/a/messages/2", "missing here", True),
         ("chats/a/messages/7", "missing in the export", True),
         ("chats/a/messages/3", "differs", False),
+        ("chats/a/messages/4", "differs", True),
     }
     without_time = await Comparing(database, text, CHATS).told()
     assert {newer for *_, newer in without_time} == {False}
@@ -185,7 +187,7 @@ async def test_reconcile_mends_the_differences_and_nothing_else(
     }
     for key, value in mended.items():
         _, stored, deleted, source_time = found[key]
-        assert (stored, deleted, source_time) == (value, value is None, LATER)
+        assert (stored, deleted, source_time) == (value, value is None, LATER - timedelta(seconds=60))
     assert {newer for *_, newer in await comparing.told()} == {True}
     again = Comparing(database, json.dumps(later), CHATS, LATER)
     assert await again.reconcile() == {}
@@ -205,6 +207,32 @@ async def test_reconcile_deletes_nothing_of_which_the_export_has_what_does_not_f
     assert await feed(database_urls) == before
 
 
+async def test_reconcile_deletes_no_key_that_no_export_can_have(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    for key in ("x/y", "y.z"):
+        await publish(database, key, '"of an app that knows no RTDB"', IMPORTED)
+    before = await feed(database_urls)
+    comparing = Comparing(database, json.dumps(TREE), CHATS, LATER)
+    assert await comparing.told() == set()
+    assert await comparing.reconcile() == {}
+    assert await feed(database_urls) == before
+
+
+@pytest.mark.parametrize("part", ["null", "{}", '{"chats": {"a": {"members": {"ann": true}}}}', None])
+async def test_reconcile_deletes_nothing_of_rules_of_which_the_export_has_no_entry(
+    database: Database, database_urls: DatabaseUrls, part: str | None
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    before = await feed(database_urls)
+    comparing = Comparing(database, json.dumps(TREE["chats"]) if part is None else part, CHATS, LATER)
+    assert await comparing.reconcile() == {}
+    assert await feed(database_urls) == before
+    assert comparing.verification is not None
+    assert comparing.verification.kept == {"chats/{chat}/messages/{message}": 6}
+
+
 async def test_reconcile_leaves_what_is_written_while_it_runs(database: Database) -> None:
     await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
     later = json.loads(json.dumps(TREE))
@@ -217,6 +245,18 @@ async def test_reconcile_leaves_what_is_written_while_it_runs(database: Database
     late = await writes([NewChange("chat:a", "messages/1", '"changed"', source_time=LATER)])
     assert [str(outcome) for outcome in late] == ["SUPERSEDED"]
     assert await comparing.reconcile() == {"WRITTEN": 1}
+
+
+async def test_reconcile_leaves_what_a_clock_that_is_behind_makes_while_it_runs(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    comparing = Comparing(database, json.dumps(TREE).replace('"two"', '"changed"'), CHATS, LATER)
+    with open_spool(None) as spool:
+        found = await comparing.differences(spool)
+        await publish(database, "2", '"live"', LATER - timedelta(seconds=59))
+        assert await comparing.mend(found, spool) == {"SUPERSEDED": 1}
+    assert (await feed(database_urls))["chat:a", "messages/2"][1] == '"live"'
 
 
 async def test_verify_finds_one_planted_difference_in_many_scopes(database: Database) -> None:

@@ -32,6 +32,7 @@ class MisfitReason(StrEnum):
     NAME_TOO_LONG = "a name of the target would pass its size: 128 bytes, of a registration token 4096"
     NAME_CHARACTERS = "a name of the target would have control characters, or a registration token spaces"
     ESCAPE = "a key is not escaped as unescape_keys demands: a % that begins none of the escapes"
+    KEY = "a key that RTDB cannot have, with one of . $ # [ ] / or a control character"
     AMBIGUOUS = "scope and key would not tell which path they come from"
     FIELD_MISSING = "a field that the rule names is not there"
     FIELD_TYPE = "a field that the rule names is an object, or of another type than its use demands"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.deployment.target import number_between
 from syncbeat_server.cli.startup import open_stores, read_settings
+from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 
@@ -33,7 +34,7 @@ def add_import_rtdb(commands: Any) -> None:
     command.add_argument("--app", default=DEFAULT_APP, help="the app to import into (default: %(default)s)")
     command.add_argument(
         "--source-time",
-        type=_moment,
+        type=source_time,
         metavar="TIME",
         help="when the export was begun, as 2026-01-31T12:00:00Z: what was written since then is never overwritten. "
         "Needed unless --dry-run",
@@ -55,16 +56,6 @@ def add_import_rtdb(commands: Any) -> None:
         help="milliseconds that a transaction may take: smaller is gentler to live writers (default: %(default)g)",
     )
     command.set_defaults(run=_run)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: want a time as 2026-01-31T12:00:00Z") from None
-    if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: want an offset, such as Z for UTC")
-    return moment.astimezone(UTC)
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -105,8 +96,7 @@ def _import(request: ImportRequest) -> ImportReport:
     app = settings.all_apps().get(request.app_id)
     if app is None:
         raise ConfigurationError(f"--app: {request.app_id!r} is not configured")
-    if request.source_time > datetime.now(UTC):  # noqa: TID251  # as an operator's clock has it
-        raise ConfigurationError("--source-time: it is in the future: live writes would be taken for older ones")
+    check_is_past(request.source_time)
     with open_stores(settings) as (stores, _), Watch(request.export) as watch:
         return asyncio.run(import_rtdb(stores.database_url, app, request, watch.show))
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from syncbeat_server.cli.audit_log.times import utc_time
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
+from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,11 +43,19 @@ def add_reconcile(commands: Any) -> None:
         "reconcile",
         help="write what an export has over the values that differ, unless they are newer",
         description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
-        "delete those that it lacks, as of --source-time: what was made here later stays. Nobody is woken. Without "
-        "--yes it tells what it would do. Members, devices and preferences are compared and left alone.",
+        "delete those that it lacks, as of a minute before --source-time: what was made here later stays. The export "
+        "is of the whole tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and "
+        "preferences are compared and left alone.",
     )
     _add_options(command, source_time_required=True)
     command.add_argument("--yes", action="store_true", help="do it")
+    command.add_argument(
+        "--delete",
+        type=_deletions,
+        default=0,
+        metavar="N",
+        help="the most values to delete; with more to delete nothing is done (default: %(default)s)",
+    )
     command.set_defaults(run=_reconcile)
 
 
@@ -57,10 +65,11 @@ def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool
     add_app_option(command)
     command.add_argument(
         "--source-time",
-        type=utc_time,
+        type=source_time,
         required=source_time_required,
         metavar="TIME",
-        help="when the export was begun (ISO 8601, UTC): what was made here later is counted apart",
+        help="when the export was begun, as 2026-01-31T12:00:00Z: what was made here later, or in the minute "
+        "before, is counted apart",
     )
     command.add_argument(
         "--limit", type=_limit, default=100, help="the most differences and scopes to print (default: %(default)s)"
@@ -71,6 +80,12 @@ def _add_options(command: argparse.ArgumentParser, *, source_time_required: bool
 def _limit(text: str) -> int:
     if not text.isdecimal() or int(text) > _MOST_SHOWN:
         raise argparse.ArgumentTypeError(f"want 0 to {_MOST_SHOWN}")
+    return int(text)
+
+
+def _deletions(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("want the number of values that may be deleted")
     return int(text)
 
 
@@ -95,6 +110,8 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     from syncbeat_server.transfer.importing.report import ImportReport
 
     transfer_map = read_map(parsed.map)
+    if parsed.source_time is not None:
+        check_is_past(parsed.source_time)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
         with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
             found = spool_export(
@@ -104,13 +121,13 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
                 spool,
                 lambda places: watch.show(file.tell(), Progress(places, ImportReport())),
             )
-        verification = Verification(transfer_map, app_id, spool, parsed.source_time)
+        verification = Verification(transfer_map, app_id, spool, found, parsed.source_time)
         report = ComparisonReport(parsed.limit)
         asyncio.run(_take_differences(stores.database_url, verification, parsed.export, report, is_mending=is_mending))
         print(report.as_json(verification, found) if parsed.json else report.as_text(verification, found), flush=True)
-        if not is_mending:
+        if not is_mending or verification.as_of is None:  # reconcile requires --source-time
             return 1 if report.differences else 0
-        return _mend(parsed, stores.database_url, verification)
+        return _mend(parsed, stores.database_url, verification, verification.as_of)
 
 
 async def _take_differences(
@@ -135,31 +152,38 @@ async def _take_differences(
             report.inner = inner_differences(file, verification.transfer_map, verification.app_id, here)
 
 
-def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification) -> int:
+def _mend(parsed: argparse.Namespace, database_url: str, verification: Verification, as_of: datetime) -> int:
     import asyncio
 
     to_write, to_delete = verification.spool.count_wanted()
-    _say(f"{to_write} values to write and {to_delete} to delete, as of {parsed.source_time.isoformat()}")
+    _say(f"{to_write} values to write and {to_delete} to delete, as of {as_of.isoformat()}")
+    for pattern, count in sorted(verification.kept.items()):
+        _say(f"{count} values of {pattern} left, since the export has none: is it of the whole tree?")
+    status = 1 if verification.kept else 0
     if not to_write + to_delete:
-        return 0
+        return status
     if not parsed.yes:
-        _say("nothing was done; to do it: the same with --yes")
+        more = f" --delete {to_delete}" if to_delete else ""
+        _say(f"nothing was done; to do it: the same with --yes{more}")
+        return 1
+    if to_delete > parsed.delete:
+        _say(f"nothing was done: {to_delete} to delete are more than --delete {parsed.delete}")
         return 1
     with open_export_file(parsed.export) as file:
-        done = asyncio.run(_write(database_url, verification, file, parsed.source_time))
+        done = asyncio.run(_write(database_url, verification, file, as_of))
     _say(_outcomes(done))
-    return 0
+    return status
 
 
 async def _write(
-    database_url: str, verification: Verification, file: IO[bytes], exported_at: datetime
+    database_url: str, verification: Verification, file: IO[bytes], as_of: datetime
 ) -> Mapping[WriteOutcome, int]:
     from syncbeat_server.app import open_transfer
     from syncbeat_server.clock import SystemClock
     from syncbeat_server.transfer.compare.mending import changes_of, feed_writer, mend
 
     app_id = verification.app_id
-    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, exported_at)
+    changes = changes_of(file, verification.transfer_map, app_id, verification.spool, as_of)
     async with open_transfer(database_url) as database:
         return await mend(changes, feed_writer(database, app_id), SystemClock(), _Progress().report)
 

@@ -51,11 +51,10 @@ class SourceOrder:
         )
 
     def _place_change(self, place: tuple[int, int], key: ChangeKey, made_at: datetime | None) -> WriteOutcome | None:
-        present = self.places.get(key)
         if made_at is None:
-            if present is not None:
-                self.places[key] = _Place(self.now, _LAST)
+            self.places[key] = _Place(self.now, _LAST)  # also of a key that was not there: an older one may follow
             return None
+        present = self.places.get(key)
         given = _Place(made_at, self.ranks.get(place, 0))
         if present is not None and given <= present:
             return WriteOutcome.UNCHANGED if given == present else WriteOutcome.SUPERSEDED

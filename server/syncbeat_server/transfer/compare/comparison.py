@@ -78,7 +78,7 @@ async def compare(
     kind: EntryKind,
     here: AsyncIterator[StoredEntry],
     there: Iterator[SpooledEntry],
-    exported_at: datetime | None,
+    as_of: datetime | None,
     is_unknown: Callable[[EntryKind, str, str], bool],
     on_scope: Callable[[EntryKind, ScopeSums], None],
 ) -> AsyncIterator[Difference]:
@@ -88,7 +88,7 @@ async def compare(
         kind: What the entries are of.
         here: What is stored.
         there: What the export has.
-        exported_at: From when the export is; what was made here later is newer, None: nothing is.
+        as_of: What was made here later is newer; None: nothing is.
         is_unknown: Returns True for an entry of which it is unknown if the export has it: its absence is no difference.
         on_scope: Called with the sums of each scope when it is done.
     """
@@ -107,7 +107,7 @@ async def compare(
             continue
         if exported is None and is_unknown(kind, scope, name):
             continue
-        is_newer = stored is not None and exported_at is not None and stored.made_at > exported_at
+        is_newer = stored is not None and as_of is not None and stored.made_at > as_of
         sums.newer += is_newer
         sums.differences += not is_newer
         finding = Finding.MISSING if own is None else Finding.EXTRA if exported is None else Finding.CHANGED

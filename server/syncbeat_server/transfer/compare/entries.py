@@ -19,6 +19,7 @@ from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.reverse import (
     member_entry,
     path_of_value,
+    pattern_of_value,
     preferences_entry,
 )
 from syncbeat_server.transfer.mapping.rules import TransferMap
@@ -32,9 +33,13 @@ _MOST_PATTERNS = 1_000
 
 @dataclass
 class SpooledExport:
-    """Counts what was read of an export: its entries by kind, and what does not fit by pattern and reason."""
+    """Counts what was read of an export: its entries by kind, and what does not fit by pattern and reason.
+
+    `value_patterns`: the patterns of the paths at which it has a value.
+    """
 
     entries: Counter[EntryKind] = field(default_factory=Counter)
+    value_patterns: set[Path | None] = field(default_factory=set)
     misfits: Counter[tuple[str, MisfitReason]] = field(default_factory=Counter)
 
     def count_misfit(self, misfit: Misfit) -> None:
@@ -81,6 +86,8 @@ def spool_export(
                         spool.add_misfit(spooled.path)
                 else:
                     found.entries[EntryKind(spooled.kind)] += 1
+                    if spooled.kind is EntryKind.VALUE and len(found.value_patterns) < len(transfer_map.value_rules):
+                        found.value_patterns.add(pattern_of_value(transfer_map, spooled.scope, spooled.name))
                     yield spooled
 
     spool.add(entries())

@@ -26,7 +26,7 @@ WriteChanges = Callable[[Sequence[NewChange]], Awaitable[Sequence[WriteOutcome |
 
 
 def changes_of(
-    export: IO[bytes], transfer_map: TransferMap, app_id: str, spool: Spool, exported_at: datetime
+    export: IO[bytes], transfer_map: TransferMap, app_id: str, spool: Spool, as_of: datetime
 ) -> Iterator[NewChange]:
     """Yield the changes that mend the wanted keys: values of the export, read again from its beginning, and deletions.
 
@@ -38,9 +38,9 @@ def changes_of(
             if isinstance(target, FeedValue) and spool.is_wanted(target.scope, target.key):
                 text = checked_text(target.value)
                 if not isinstance(text, MisfitReason):
-                    yield NewChange(target.scope, target.key, text, source_time=exported_at)
+                    yield NewChange(target.scope, target.key, text, source_time=as_of)
     for scope, key in spool.absent():
-        yield NewChange(scope, key, "", deleted=True, source_time=exported_at)
+        yield NewChange(scope, key, "", deleted=True, source_time=as_of)
 
 
 async def mend(

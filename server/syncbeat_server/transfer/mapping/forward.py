@@ -26,7 +26,7 @@ from syncbeat_server.transfer.mapping.rules import (
 )
 from syncbeat_server.transfer.mapping.templates import Template, field_of
 from syncbeat_server.transfer.model import FeedValue, Json, Misfit, MisfitReason, Target, UserPreferences, spelled
-from syncbeat_server.transfer.rtdb.keys import unescape_key
+from syncbeat_server.transfer.rtdb.keys import is_key, unescape_key
 from syncbeat_server.transfer.rtdb.push_ids import push_id_time
 from syncbeat_server.transfer.rtdb.reading import Entry
 from syncbeat_server.transfer.rtdb.shapes import is_number
@@ -72,7 +72,10 @@ def _target(transfer_map: TransferMap, rule: Rule, app_id: str, entry: Entry) ->
     try:
         variables = _variables(transfer_map, rule, entry)
         if isinstance(rule, ValueRule):
-            return _feed_value(transfer_map, rule, variables, entry.value)
+            found = _feed_value(transfer_map, rule, variables, entry.value)
+            if not all(is_key(entry.path[place]) for place, _ in variable_places(rule.path)):
+                raise _MisfitError(MisfitReason.KEY)
+            return found
         if isinstance(rule, MemberRule):
             return _member(rule, variables, entry.value)
         if isinstance(rule, DeviceRule):

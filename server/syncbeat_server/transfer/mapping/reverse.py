@@ -11,21 +11,28 @@ from syncbeat_server.transfer.mapping.rules import (
     PreferencesRule,
     TransferMap,
     ValueRule,
+    variable_places,
     variables_of,
 )
 from syncbeat_server.transfer.mapping.templates import Template
 from syncbeat_server.transfer.model import Json, Path
-from syncbeat_server.transfer.rtdb.keys import escape_key
+from syncbeat_server.transfer.rtdb.keys import escape_key, is_key
 from syncbeat_server.transfer.rtdb.path_tree import variable_name
 
 
 def path_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:
-    """Return the path at which the value of a key stands; None if no rule makes this key."""
-    for rule in transfer_map.value_rules:
-        variables = _variables_of_value(rule, scope, key)
-        if variables is not None:
-            return filled_path(transfer_map, rule.tree_path, variables)
-    return None
+    """Return the path at which the value of a key stands; None if no rule makes this key, or RTDB has no such path."""
+    found = _rule_of_value(transfer_map, scope, key)
+    if found is None:
+        return None
+    path = filled_path(transfer_map, found[0].tree_path, found[1])
+    return path if all(is_key(path[place]) for place, _ in variable_places(found[0].tree_path)) else None
+
+
+def pattern_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:
+    """Return the pattern of the path at which the value of a key stands; None if no rule makes this key."""
+    found = _rule_of_value(transfer_map, scope, key)
+    return None if found is None else found[0].tree_path
 
 
 def is_ambiguous(
@@ -39,6 +46,14 @@ def is_ambiguous(
         if can_meet and _variables_of_value(other, scope, key) is not None:
             return True
     return False
+
+
+def _rule_of_value(transfer_map: TransferMap, scope: str, key: str) -> tuple[ValueRule, dict[str, str]] | None:
+    for rule in transfer_map.value_rules:
+        variables = _variables_of_value(rule, scope, key)
+        if variables is not None:
+            return rule, variables
+    return None
 
 
 def _variables_of_value(rule: ValueRule, scope: str, key: str) -> dict[str, str] | None:

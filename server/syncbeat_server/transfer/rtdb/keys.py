@@ -11,7 +11,13 @@ import re
 _FORBIDDEN = "%.$#[]/\x7f" + "".join(map(chr, range(32)))
 _ESCAPES = {f"%{ord(character):02X}": character for character in _FORBIDDEN}
 _ESCAPE = re.compile("%(?:..)?", re.DOTALL)
+_KEY = re.compile(f"[^{re.escape(_FORBIDDEN.replace('%', ''))}]+")
 _TO_ESCAPE = str.maketrans({character: escape for escape, character in _ESCAPES.items()})
+
+
+def is_key(text: str) -> bool:
+    """Return True if RTDB lets in such a key; its size, 768 octets, is beyond that of our names."""
+    return _KEY.fullmatch(text) is not None
 
 
 def unescape_key(key: str) -> str | None:

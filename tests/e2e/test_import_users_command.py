@@ -92,12 +92,12 @@ async def test_import_users_command_lets_imported_users_move(run: Run, server: S
         await server.register(user_id, f"phone-of-{user_id}")
         await old(server, user_id)(WHO_AM_I)
     dry = await asyncio.to_thread(run, str(export), "--project", PROJECT, "--dry-run")
-    assert dry.returncode == 1, dry.stderr
+    assert dry.returncode == 3, dry.stderr
     assert "would import into app 'default'" in dry.stdout
     assert "no localId  (first: user 4 of the file)" in dry.stdout
     await old(server, "carl")(WHO_AM_I)
     done = await asyncio.to_thread(run, str(export), "--project", PROJECT)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, "1 users are left out" in done.stdout) == (3, True), done.stderr
     assert "of 4 users 0 new ones, 3 identities, 1 disabled" in done.stdout
     assert PASSWORD_HASH not in done.stdout + done.stderr
     assert "example.com" not in done.stdout + done.stderr
@@ -116,6 +116,9 @@ async def test_import_users_command_lets_imported_users_move(run: Run, server: S
             assert [one.device_id for one in (await caller(WHO_AM_I)).devices] == [f"phone-of-{user_id}"]
     again = await asyncio.to_thread(run, str(export), "--project", PROJECT)
     assert "of 4 users 0 new ones, 0 identities, 0 disabled" in again.stdout
+    export.write_bytes(export_of(firebase_user("ann", emailVerified=True), firebase_user("bob")))
+    whole = await asyncio.to_thread(run, str(export), "--project", PROJECT)
+    assert whole.returncode == 0, whole.stdout
 
 
 @pytest.mark.parametrize(

@@ -95,16 +95,60 @@ async def test_verify_and_reconcile_commands(run: Run, database: Database, tmp_p
     assert (empty.returncode, "3 values of chats/{chat}/{message} left" in empty.stderr) == (1, True), empty
 
 
+async def test_verify_tells_that_most_is_newer_here(run: Run, database: Database, tmp_path: Path) -> None:
+    await store_export(database, TREE, parse_map(MAP), IMPORTED)
+    (tmp_path / "export.json").write_text('{"chats": {"a": {"m1": 1, "m2": 2}, "b": {"m1": true}}}', encoding="utf-8")
+    told = "value: most of it is newer here, and was not judged"
+    for at, count, status, is_told in (("2026-10-01", 2, 0, True), ("2026-11-02", 0, 1, False)):
+        options = ("export.json", "--map", "map.toml", "--source-time", f"{at}T00:00:00Z")
+        done = await asyncio.to_thread(run, "verify", *options)
+        assert f"{count} newer here" in done.stdout, done.stderr
+        assert (done.returncode, told in done.stdout) == (status, is_told), done.stdout
+        as_json = await asyncio.to_thread(run, "verify", *options, "--json")
+        assert json.loads(as_json.stdout)["mostly_newer_here"] == (["value"] if is_told else [])
+
+
+async def test_verify_tells_members_of_another_role(run: Run, database: Database, tmp_path: Path) -> None:
+    members = '[[member]]\npath = "members/{chat}/{user}"\nscope = "chat:{chat}"\nuser = "{user}"\n'
+    tree = '{"members": {"a": {"ann": true, "bob": true}}}'
+    (tmp_path / "map.toml").write_text(f"{MAP}{members}role = 'READER'\n", encoding="utf-8")
+    (tmp_path / "export.json").write_text(tree, encoding="utf-8")
+    await store_export(database, tree, parse_map(f"{MAP}{members}"), IMPORTED)
+    told = await asyncio.to_thread(run, "verify", "export.json", "--map", "map.toml")
+    assert told.returncode == 1, told.stderr
+    assert told.stdout.startswith("differs: members/a/ann in its role (member 'ann' of 'chat:a')\n"), told.stdout
+    assert "missing" not in told.stdout
+
+
+@pytest.mark.parametrize("command", ["verify", "reconcile", "export", "import-rtdb"])
+def test_transfer_commands_ask_which_of_several_apps(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "apps.toml").write_text('[apps.shop]\njwt_issuer = "https://shop.example"\n')
+    of_tree = () if command == "export" else ("export.json", "--source-time", "2026-11-02T00:00:00Z")
+    asked = run(command, *of_tree, "--map", "map.toml", SYNCBEAT_APPS_FILE="apps.toml")
+    assert asked.returncode == (2 if command in ("verify", "reconcile") else 1), asked.stderr
+    assert "--app: name one of default, shop" in asked.stderr
+
+
+def test_user_erase_refuses_an_id_of_which_nothing_is_stored(run: Run) -> None:
+    for confirm in ((), ("--confirm", "nobody")):
+        refused = run("user", "erase", "nobody", *confirm)
+        assert (refused.returncode, refused.stdout) == (2, ""), refused
+        assert "nothing is stored of a user 'nobody' of app 'default'" in refused.stderr
+    left = json.loads(run("user", "export", "nobody").stdout)["tables"]
+    assert not any(left.values())
+
+
 async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("version = 9", encoding="utf-8")
-    for arguments, reason in (
-        (("verify", "absent.json", "--map", "map.toml"), "absent.json: No such file"),
-        (("verify", "export.json", "--map", "bad.toml"), "version = 9"),
-        (("export", "--output", "no/where.json"), "--output: no/where.json"),
-        (("user", "erase", "ann", "--confirm", "bob"), "nothing was done"),
+    for arguments, status, reason in (
+        (("verify", "absent.json", "--map", "map.toml"), 2, "absent.json: No such file"),
+        (("verify", "export.json", "--map", "bad.toml"), 2, "version = 9"),
+        (("verify", "export.json", "--map", "map.toml", "--app", "none"), 2, "'none' is not configured"),
+        (("export", "--output", "no/where.json"), 1, "--output: no/where.json"),
+        (("user", "erase", "ann", "--confirm", "bob"), 1, "nothing was done"),
     ):
         refused = await asyncio.to_thread(run, *arguments)
-        assert (refused.returncode, reason in refused.stderr) == (1, True), refused
+        assert (refused.returncode, reason in refused.stderr) == (status, True), refused
     unsure = await asyncio.to_thread(run, "reconcile", "export.json", "--map", "map.toml")
     assert (unsure.returncode, "--source-time" in unsure.stderr) == (2, True)
 
@@ -115,7 +159,7 @@ def test_comparisons_refuse_times_that_no_export_was_begun_at(run: Run, command:
     without_zone = run(*compare, "2026-11-02T00:00:00")
     assert (without_zone.returncode, "want an offset, such as Z" in without_zone.stderr) == (2, True), without_zone
     to_come = run(*compare, "2999-01-01T00:00:00Z")
-    assert (to_come.returncode, "--source-time: it is in the future" in to_come.stderr) == (1, True), to_come
+    assert (to_come.returncode, "--source-time: it is in the future" in to_come.stderr) == (2, True), to_come
 
 
 async def test_export_command_writes_trees_and_documents(run: Run, database: Database, tmp_path: Path) -> None:

@@ -71,12 +71,16 @@ async def test_dry_run_writes_nothing_and_tells_what_does_not_fit(
 
     dry = await ImportCommand(stores, database_urls, arguments(export, transfer_map, "--dry-run")).run()
 
-    assert dry.status == 1, dry.err
+    assert dry.status == 3, dry.err
     assert "1  profiles/{user}  a text has the character U+0000" in dry.out
     assert "(first: profiles/b)" in dry.out
     assert "would import 1 values, 0 members, 0 devices, 0 preferences; nothing was written" in dry.out
     assert await _fetch(database_urls, "SELECT count(*) FROM changes") == [(0,)]
     assert await _fetch(database_urls, "SELECT count(*) FROM imports") == [(0,)]
+    done = await ImportCommand(
+        stores, database_urls, arguments(export, transfer_map, "--source-time", SOURCE_TIME)
+    ).run()
+    assert (done.status, "places do not fit, as listed" in done.out) == (3, True), done.err
 
 
 async def test_faults_of_the_operator_are_sentences(
@@ -138,3 +142,4 @@ async def test_import_of_values_only_leaves_members_devices_and_preferences_out(
     assert "do not fit" not in only.out
     assert "0 values, 1 members, 1 devices, 0 preferences; 2 changed" in whole.out, whole.err
     assert "1 places do not fit" in whole.out
+    assert whole.status == 3

@@ -108,11 +108,74 @@ async def test_verify_tells_each_difference_by_its_path(database: Database) -> N
         ("chats/a/messages/6", "missing here", False),
         ("chats/b/messages/1", "differs", False),
         ("chats/b/messages/9007199254740993", "differs", False),
-        ("(member)/chat:b/bob", "missing in the export", False),
-        ("(member)/chat:b/cid", "missing here", False),
+        ("chats/b/members/bob", "missing in the export", False),
+        ("chats/b/members/cid", "missing here", False),
     }
     assert comparing.export is not None
     assert {pattern for pattern, _ in comparing.export.misfits} == {"elsewhere"}
+
+
+async def test_verify_tells_members_whose_role_the_map_cannot_make(
+    database: Database, database_urls: DatabaseUrls
+) -> None:
+    await store_export(database, json.dumps(TREE), CHATS, IMPORTED)
+    await run_sql(
+        database_urls.admin_url,
+        "UPDATE scope_members SET role = 'READER' WHERE scope = 'chat:b' AND user_id = 'bob'",
+        "INSERT INTO scope_members (app_id, scope, user_id, role, added_at)"
+        " SELECT app_id, scope, 'eve', 'READER', added_at FROM scope_members WHERE scope = 'chat:a'",
+    )
+    comparing = Comparing(database, json.dumps(TREE), CHATS)
+    assert await comparing.told() == {
+        ("chats/b/members/bob", "differs", False),
+        ("chats/a/members/eve", "missing in the export", False),
+    }
+    assert comparing.count(EntryKind.MEMBER) == (4, 3)
+
+
+async def test_verify_names_members_by_the_path_of_their_role(database: Database, database_urls: DatabaseUrls) -> None:
+    by_role = parse_map(
+        """
+        version = 1
+        [[member]]
+        path = "writers/{chat}/{user}"
+        scope = "chat:{chat}"
+        user = "{user}"
+        [[member]]
+        path = "readers/{chat}/{user}"
+        scope = "chat:{chat}"
+        user = "{user}"
+        role = "READER"
+        """
+    )
+    await store_export(database, '{"readers": {"a": {"ann": true}}}', by_role, IMPORTED)
+    later = {"writers": {"a": {"bob": True}}, "readers": {"a": {"cid": True}}}
+    assert await Comparing(database, json.dumps(later), by_role).told() == {
+        ("readers/a/ann", "missing in the export", False),
+        ("writers/a/bob", "missing here", False),
+        ("readers/a/cid", "missing here", False),
+    }
+
+
+@pytest.mark.parametrize(("there", "told"), [("false", "missing in the export"), ('"owner"', None)])
+async def test_verify_takes_a_role_that_does_not_fit_for_no_absence(
+    database: Database, there: str, told: str | None
+) -> None:
+    by_role = parse_map(
+        """
+        version = 1
+        [[member]]
+        path = "members/{chat}/{user}"
+        scope = "chat:{chat}"
+        user = "{user}"
+        role = "{.}"
+        roles = { true = "WRITER" }
+        """
+    )
+    text = '{"members": {"a": {"ann": true}}}'
+    await store_export(database, text, by_role, IMPORTED)
+    expected = set() if told is None else {("members/a/ann", told, False)}
+    assert await Comparing(database, text.replace("true", there), by_role).told() == expected
 
 
 async def test_verify_compares_devices_and_preferences(database: Database, database_urls: DatabaseUrls) -> None:

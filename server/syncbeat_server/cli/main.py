@@ -19,6 +19,7 @@ from syncbeat_server.errors import SyncbeatError
 
 _READER_LEFT = 128 + signal.SIGPIPE  # the status that a shell reports for any program ended by SIGPIPE
 _EMBEDDED_ONLY = ("h2", "hpack", "httptools")
+_COMPARISONS = ("verify", "reconcile")
 # The subcommands by the extra whose packages they need. The others run wherever the client is installed.
 _COMMANDS_OF = {
     "server": (
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(fault, BrokenPipeError):
             return _READER_LEFT
         print(f"syncbeat-server: cannot write: {fault.strerror}", file=sys.stderr)
-        return 1
+        return _failed(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if not name or name in ("syncbeat", "syncbeat_server", "syncbeat_devtools"):
@@ -120,9 +121,14 @@ def _status(arguments: Sequence[str] | None) -> int:
         logging.shutdown()  # the log writes its pending counts first, so that the reason of the end stands last
         for line in str(_first(error)).splitlines() or [""]:
             print(f"syncbeat-server: {line}", file=sys.stderr)
-        return 1
+        return _failed(given)
     except KeyboardInterrupt:
         return 130
+
+
+def _failed(given: Sequence[str]) -> int:
+    """Return the status of a command that could not do its work: 2 where 1 says that two sides differ."""
+    return 2 if given and given[0] in _COMPARISONS else 1
 
 
 def _first(error: BaseException | None) -> BaseException | None:

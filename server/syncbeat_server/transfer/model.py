@@ -25,7 +25,7 @@ class MisfitReason(StrEnum):
 
     UNMATCHED = "no rule of the map matches"
     TOO_LARGE = "the value would pass 1 MiB"
-    TOO_DEEP = "nested deeper than 32 levels, as nothing in RTDB is"
+    TOO_DEEP = "nested deeper than 32 levels from the root on, as nothing in RTDB is"
     NUMBER = "a number has more than 34 digits, or an exponent beyond -307 to 308"
     NUL = "a text has the character U+0000, which cannot be stored"
     NAME_EMPTY = "a name of the target would be empty"

@@ -29,6 +29,10 @@ class StoredUsers:
         """Return the number of rows of a user by table, of the tables in which it has any. Raises DependencyDown."""
         return await self._erasure.rows_of(app_id, user_id)
 
+    async def is_known(self, app_id: str, user_id: str) -> bool:
+        """Tell if anything is stored of a user. Raises DependencyDown, IdentityConflict, as `UserErasure.is_known`."""
+        return await self._erasure.is_known(app_id, user_id)
+
     async def erase(self, app_id: str, user_id: str) -> ErasedUser | None:
         """Erase a user, tell the servers, and count what went and what stays: None if that could not be counted.
 

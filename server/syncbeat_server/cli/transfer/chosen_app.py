@@ -13,6 +13,7 @@ from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from syncbeat_server.app import Stores
+    from syncbeat_server.ops.settings.server import Settings
 
 
 def add_app_option(command: argparse.ArgumentParser) -> None:
@@ -30,14 +31,20 @@ def opened_app(parsed: argparse.Namespace) -> Iterator[tuple[Stores, str]]:
     from syncbeat_server.audit.origin import Origin, origin
 
     settings = read_settings()
-    if settings.store_urls() is None and settings.embedded_dir is None:
-        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
-    configured = sorted(settings.all_apps())
-    if parsed.app is None and len(configured) != 1:
-        raise ConfigurationError(f"--app: name one of {', '.join(configured)}")
-    app_id = configured[0] if parsed.app is None else parsed.app
-    if app_id not in configured:
-        raise ConfigurationError(f"--app: {app_id!r} is not configured: one of {', '.join(configured)}")
+    app_id = chosen_app(settings, parsed.app)
     with open_stores(settings) as (stores, _):
         origin.set(Origin(operator_name()))
         yield stores, app_id
+
+
+def chosen_app(settings: Settings, name: str | None) -> str:
+    """Return the app of this name; None: the only one. Raises ConfigurationError as `opened_app`."""
+    if settings.store_urls() is None and settings.embedded_dir is None:
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
+    configured = sorted(settings.all_apps())
+    if name is None and len(configured) != 1:
+        raise ConfigurationError(f"--app: name one of {', '.join(configured)}")
+    app_id = configured[0] if name is None else name
+    if app_id not in configured:
+        raise ConfigurationError(f"--app: {app_id!r} is not configured: one of {', '.join(configured)}")
+    return app_id

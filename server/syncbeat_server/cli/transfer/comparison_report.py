@@ -70,6 +70,10 @@ class ComparisonReport:
                 f"{kind}: {sums.here.count} here, {sums.there.count} in the export; {sums.differences} differ, "
                 f"{sums.newer} newer here{same}"
             )
+        lines += [
+            f"{kind}: most of it is newer here, and was not judged: was this export begun at --source-time?"
+            for kind in _mostly_newer(verification)
+        ]
         lines += [f"not compared: {pattern}: {reason}: {count}" for (pattern, reason), count in _sorted(export)]
         return "\n".join(lines)
 
@@ -79,6 +83,7 @@ class ComparisonReport:
         document: dict[str, Any] = {
             "equal": not self.differences,
             "exported_at": None if at is None else at.isoformat(),
+            "mostly_newer_here": _mostly_newer(verification),
             "kinds": {kind: _sums(sums) for kind, sums in verification.totals.items()},
             "differing_scopes": self.scopes_that_differ,
             "scopes": [{"kind": kind, "scope": sums.scope, **_sums(sums)} for kind, sums in self.scopes],
@@ -100,6 +105,8 @@ class ComparisonReport:
         return json.dumps(document, ensure_ascii=False)
 
     def _places(self, one: Difference) -> str:
+        if (one.kind, one.finding) == ("member", "differs"):
+            return " in its role"
         inner = self.inner.get((one.scope, one.name), []) if one.kind == "value" else []
         places = [spelled(path) for path in inner if path]
         return f" at {', '.join(places)}" if places else ""
@@ -114,6 +121,12 @@ def _sums(sums: ScopeSums) -> dict[str, Any]:
         "differences": sums.differences,
         "newer_here": sums.newer,
     }
+
+
+def _mostly_newer(verification: Verification) -> list[str]:
+    """Return the kinds of which more than half was made here after the export, which tells of a wrong time."""
+    totals = verification.totals.items()
+    return [kind.value for kind, sums in totals if 2 * sums.newer > max(sums.here.count, sums.there.count)]
 
 
 def _names(one: Difference) -> str:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.deployment.target import number_between
 from syncbeat_server.cli.startup import open_stores, read_settings
+from syncbeat_server.cli.transfer.chosen_app import add_app_option, chosen_app
+from syncbeat_server.cli.transfer.exit_status import LEFT_OUT
 from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from syncbeat_server.app.transfer.rtdb_import import ImportRequest
+    from syncbeat_server.ops.settings.server import Settings
     from syncbeat_server.transfer.importing.report import ImportReport
 
 _LEAST_TARGET_MS, _TARGET_MS, _MOST_TARGET_MS = 10.0, 250.0, 2_000.0
@@ -27,11 +30,12 @@ def add_import_rtdb(commands: Any) -> None:
         help="import an export of Firebase's Realtime Database, by a map",
         description="Import a JSON export of Firebase's Realtime Database into an app, as the service's login. It can "
         "be ended at any time, and goes on when it is run again; a second run changes no value. Devices are not "
-        "woken, and nothing is pushed.",
+        "woken, and nothing is pushed. Exits 0 if all of it fits, and 3 if something does not, which is left out and "
+        "listed.",
     )
     command.add_argument("export", type=Path, metavar="EXPORT.json", help="the export, of the whole tree or a part")
     command.add_argument("--map", type=Path, required=True, metavar="MAP.toml", help="from paths to scopes and keys")
-    command.add_argument("--app", default=DEFAULT_APP, help="the app to import into (default: %(default)s)")
+    add_app_option(command)
     command.add_argument(
         "--source-time",
         type=source_time,
@@ -67,35 +71,36 @@ def _run(parsed: argparse.Namespace) -> int:
         raise ConfigurationError("--source-time: say when the export was begun, as --source-time 2026-01-31T12:00:00Z")
     moment = parsed.source_time or datetime.now(UTC)  # noqa: TID251  # of a dry run, which writes it nowhere
     target_s = parsed.batch_ms / 1_000
-    request = ImportRequest(parsed.export, transfer_map, parsed.app, moment, target_s, parsed.values_only)
-    if parsed.dry_run:
+    settings = None if parsed.dry_run else read_settings()  # what fits depends on no setting, and on no app
+    app_id = DEFAULT_APP if settings is None else chosen_app(settings, parsed.app)
+    request = ImportRequest(parsed.export, transfer_map, app_id, moment, target_s, parsed.values_only)
+    if settings is None:
         with Watch(parsed.export) as watch:
             report = check_export(request, watch.show)
         _print_misfits(report)
         print(f"syncbeat-server: would import {_targets(report)}; nothing was written")
-        return 1 if report.misfit_total else 0
-    report = _import(request)
+        return _status(report)
+    report = _import(settings, request)
     _print_misfits(report)
-    print(f"syncbeat-server: imported into app {parsed.app!r}: {_targets(report)}; {report.changed} changed")
+    print(f"syncbeat-server: imported into app {app_id!r}: {_targets(report)}; {report.changed} changed")
     print(
         f"syncbeat-server: left as they are: {report.unchanged} values unchanged, {report.superseded} newer in the "
         f"feed, {report.present} members, devices and preferences there already"
     )
-    return 0
+    return _status(report)
 
 
-def _import(request: ImportRequest) -> ImportReport:
+def _status(report: ImportReport) -> int:
+    return LEFT_OUT if report.misfit_total else 0
+
+
+def _import(settings: Settings, request: ImportRequest) -> ImportReport:
     import asyncio
 
     from syncbeat_server.app.transfer.rtdb_import import import_rtdb
     from syncbeat_server.cli.transfer.progress import Watch
 
-    settings = read_settings()
-    if settings.store_urls() is None and settings.embedded_dir is None:
-        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
-    app = settings.all_apps().get(request.app_id)
-    if app is None:
-        raise ConfigurationError(f"--app: {request.app_id!r} is not configured")
+    app = settings.all_apps()[request.app_id]
     check_is_past(request.source_time)
     with open_stores(settings) as (stores, _), Watch(request.export) as watch:
         return asyncio.run(import_rtdb(stores.database_url, app, request, watch.show))

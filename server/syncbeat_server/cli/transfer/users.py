@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from syncbeat_server.app import Stores
 
+_UNKNOWN_USER = 2  # as what argparse refuses
+
 
 def add_user(commands: Any) -> None:
     """Add the subcommand and its actions to the parser."""
@@ -38,7 +40,7 @@ def add_user(commands: Any) -> None:
         "erase",
         help="delete what is stored of a user, as DeleteUser does",
         description="Delete what is stored of a user, as DeleteUser does, and tell by table what went and what stays. "
-        "Without --confirm it tells what is there.",
+        "Without --confirm it tells what is there. Exits 2 if nothing is stored of such a user.",
     )
     erase.add_argument("id", help="the user")
     add_app_option(erase)
@@ -76,13 +78,20 @@ async def _erase(stores: Stores, app_id: str, parsed: argparse.Namespace) -> int
 
     name = parsed.id
     async with open_users(stores) as users:
+        if parsed.confirm not in (None, name):
+            raise ConfigurationError(f"--confirm: the user is {name!r}; nothing was done")
+        if not await users.is_known(app_id, name):
+            print(
+                f"syncbeat-server: nothing is stored of a user {name!r} of app {app_id!r}: is the id mistyped? Nothing "
+                "was done. To refuse an id that was never used, call DeleteUser",
+                file=sys.stderr,
+            )
+            return _UNKNOWN_USER
         if parsed.confirm is None:
             _say(f"user {name!r} of app {app_id!r}: {_told(await users.rows_of(app_id, name))}")
             again = shlex.join(["syncbeat-server", "user", "erase", name, "--app", app_id, "--confirm", name])
             print(f"syncbeat-server: nothing was done; to do it: {again}", file=sys.stderr)
             return 1
-        if parsed.confirm != name:
-            raise ConfigurationError(f"--confirm: the user is {name!r}; nothing was done")
         done = await users.erase(app_id, name)
     if done is None:
         _say(f"user {name!r} is erased; the database did not answer how many rows went, and how many stay")

@@ -31,7 +31,8 @@ def add_verify(commands: Any) -> None:
         "verify",
         help="compare an export of the Realtime Database with what is stored",
         description="Compare an export of the Realtime Database with what is stored, by counts and checksums of each "
-        "scope, and print the differences by path. Changes nothing. Exits 0 if there is none, and 1 otherwise.",
+        "scope, and print the differences by path. Changes nothing. Exits 0 if there is none, 1 if there is one, and "
+        "2 if they cannot be compared.",
     )
     _add_options(command, source_time_required=False)
     command.set_defaults(run=_verify)
@@ -45,7 +46,8 @@ def add_reconcile(commands: Any) -> None:
         description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
         "delete those that it lacks, as of a minute before --source-time: what was made here later stays. The export "
         "is of the whole tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and "
-        "preferences are compared and left alone.",
+        "preferences are compared and left alone. Exits 0 if nothing is left to mend, 1 if something is, and 2 if it "
+        "cannot be done.",
     )
     _add_options(command, source_time_required=True)
     command.add_argument("--yes", action="store_true", help="do it")

@@ -24,13 +24,17 @@ class Finding(StrEnum):
 
 
 class Difference(NamedTuple):
-    """One entry in which the sides differ. `is_newer`: what is here was made after the export, deletions included."""
+    """One entry in which the sides differ. `is_newer`: what is here was made after the export, deletions included.
+
+    `digest`: of the content that the export has, else of what is here.
+    """
 
     kind: EntryKind
     scope: str
     name: str
     finding: Finding
     is_newer: bool
+    digest: bytes
 
 
 @dataclass
@@ -79,7 +83,7 @@ async def compare(
     here: AsyncIterator[StoredEntry],
     there: Iterator[SpooledEntry],
     as_of: datetime | None,
-    is_unknown: Callable[[EntryKind, str, str], bool],
+    is_unknown: Callable[[Difference], bool],
     on_scope: Callable[[EntryKind, ScopeSums], None],
 ) -> AsyncIterator[Difference]:
     """Yield the differences between two sides in the order of scopes and names.
@@ -89,7 +93,7 @@ async def compare(
         here: What is stored.
         there: What the export has.
         as_of: What was made here later is newer; None: nothing is.
-        is_unknown: Returns True for an entry of which it is unknown if the export has it: its absence is no difference.
+        is_unknown: Returns True for an entry here of which it is unknown if the export has it: that is no difference.
         on_scope: Called with the sums of each scope when it is done.
     """
     sums = ScopeSums()
@@ -103,15 +107,17 @@ async def compare(
             sums.here.add(own)
         if exported is not None:
             sums.there.add(exported)
-        if own == exported:
-            continue
-        if exported is None and is_unknown(kind, scope, name):
+        content = own if exported is None else exported
+        if content is None or own == exported:
             continue
         is_newer = stored is not None and as_of is not None and stored.made_at > as_of
+        finding = Finding.MISSING if own is None else Finding.EXTRA if exported is None else Finding.CHANGED
+        difference = Difference(kind, scope, name, finding, is_newer, content)
+        if finding is Finding.EXTRA and is_unknown(difference):
+            continue
         sums.newer += is_newer
         sums.differences += not is_newer
-        finding = Finding.MISSING if own is None else Finding.EXTRA if exported is None else Finding.CHANGED
-        yield Difference(kind, scope, name, finding, is_newer)
+        yield difference
     if sums.here.count or sums.there.count:
         on_scope(kind, sums)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import IO, NamedTuple
 
 from syncbeat_server.directory.model import Member, MemberRole, Preferences, Registration
@@ -29,6 +30,8 @@ from syncbeat_server.transfer.store import app_rows
 
 _PROGRESS_EVERY = 1_000
 _MOST_PATTERNS = 1_000
+_ABSENT = (MisfitReason.UNMATCHED, MisfitReason.NOT_A_MEMBER)
+"""Reasons that say that the export has no entry there."""
 
 
 @dataclass
@@ -82,7 +85,7 @@ def spool_export(
                     spooled = Misfit(spelled(entry.node.pattern), entry.path, spooled)
                 if isinstance(spooled, Misfit):
                     found.count_misfit(spooled)
-                    if spooled.reason is not MisfitReason.UNMATCHED:
+                    if spooled.reason not in _ABSENT:
                         spool.add_misfit(spooled.path)
                 else:
                     found.entries[EntryKind(spooled.kind)] += 1
@@ -101,7 +104,7 @@ def _spooled(target: Target) -> SpooledEntry | MisfitReason:
             return text
         return SpooledEntry(EntryKind.VALUE, target.scope, target.key, digest(text))
     if isinstance(target, Member):
-        return SpooledEntry(EntryKind.MEMBER, target.scope, target.user_id, _digest_of([target.role]))
+        return SpooledEntry(EntryKind.MEMBER, target.scope, target.user_id, _digest_of_role(target.role))
     if isinstance(target, Registration):
         content = _digest_of([target.platform, target.registration_token])
         return SpooledEntry(EntryKind.DEVICE, target.user_id, target.device_id, content)
@@ -117,11 +120,11 @@ async def stored_values(snapshot: Snapshot, transfer_map: TransferMap, app_id: s
 
 
 async def stored_members(snapshot: Snapshot, transfer_map: TransferMap, app_id: str) -> AsyncIterator[StoredEntry]:
-    """Yield the memberships that the map makes, by scope and user. Raises DependencyDown."""
+    """Yield the memberships that the map makes, in this role or another, by scope and user. Raises DependencyDown."""
     async for row in app_rows.member_rows(snapshot, app_id, None, None):
-        member = Member(row["scope"], row["user_id"], MemberRole(row["role"]))
-        if member_entry(transfer_map, member) is not None:
-            yield StoredEntry(row["scope"], row["user_id"], _digest_of([row["role"]]), row["added_at"])
+        found = _digest_of_role(MemberRole(row["role"]))
+        if _path_of_member(transfer_map, row["scope"], row["user_id"], found) is not None:
+            yield StoredEntry(row["scope"], row["user_id"], found, row["added_at"])
 
 
 async def stored_devices(snapshot: Snapshot, app_id: str) -> AsyncIterator[StoredEntry]:
@@ -140,17 +143,36 @@ async def stored_preferences(snapshot: Snapshot, transfer_map: TransferMap, app_
             yield StoredEntry(row["user_id"], "", _digest_of(_fields(found)), row["updated_at"])
 
 
-def path_of(transfer_map: TransferMap, kind: EntryKind, scope: str, name: str) -> Path:
-    """Return the path at which an entry stands in an export; for one that the map does not make, its own names."""
+def path_of(transfer_map: TransferMap, kind: EntryKind, scope: str, name: str, content: bytes) -> Path:
+    """Return the path at which an entry stands in an export; of devices and preferences, their own names.
+
+    `content` is the digest of the entry: a path may tell the role of a member.
+    """
     if kind is EntryKind.VALUE:
         return path_of_value(transfer_map, scope, name) or (scope, name)
+    if kind is EntryKind.MEMBER:
+        return _path_of_member(transfer_map, scope, name, content) or (scope, name)
     return (f"({kind})", scope, *([name] if name else []))
+
+
+def _path_of_member(transfer_map: TransferMap, scope: str, user_id: str, content: bytes) -> Path | None:
+    """Return the path of a membership in the role of this digest; where the map cannot make that, in any other."""
+    for role in sorted(MemberRole, key=lambda one: _digest_of_role(one) != content):
+        entry = member_entry(transfer_map, Member(scope, user_id, role))
+        if entry is not None:
+            return entry[0]
+    return None
 
 
 def _fields(found: Preferences) -> Sequence[object]:
     quiet = found.quiet_hours
     hours = None if quiet is None else (quiet.start_minute, quiet.end_minute, quiet.zone)
     return [hours, found.max_per_day, sorted(found.muted_types)]
+
+
+@cache
+def _digest_of_role(role: MemberRole) -> bytes:
+    return _digest_of([role])
 
 
 def _digest_of(content: Sequence[object]) -> bytes:

@@ -71,7 +71,7 @@ class Verification:
             told = partial(_add_scope, total, on_scope)
             found = compare(kind, self._stored(snapshot, kind), there, self.as_of, self._is_unknown, told)
             async for difference in found:
-                yield difference, entries.path_of(self.transfer_map, kind, difference.scope, difference.name)
+                yield difference, self._path_of(difference)
 
     def note_wanted(self, differences: Iterable[Difference]) -> None:
         """Note the keys of those differences that a mending writes: of values, where nothing here is newer."""
@@ -99,10 +99,12 @@ class Verification:
             return entries.stored_devices(snapshot, self.app_id)
         return entries.stored_preferences(snapshot, self.transfer_map, self.app_id)
 
-    def _is_unknown(self, kind: EntryKind, scope: str, name: str) -> bool:
+    def _is_unknown(self, one: Difference) -> bool:
         # What the export has at its path did not fit, which is not to be taken for its absence.
-        path = entries.path_of(self.transfer_map, kind, scope, name)
-        return kind is EntryKind.VALUE and self.spool.is_misfit(path)
+        return one.kind in (EntryKind.VALUE, EntryKind.MEMBER) and self.spool.is_misfit(self._path_of(one))
+
+    def _path_of(self, one: Difference) -> Path:
+        return entries.path_of(self.transfer_map, one.kind, one.scope, one.name, one.digest)
 
 
 def _add_scope(

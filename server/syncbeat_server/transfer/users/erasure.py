@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from syncbeat_server.auth.accounts.user_access import require_user_id
 from syncbeat_server.errors import DependencyDown, Overloaded
 from syncbeat_server.events.user_lifecycle import UserLifecycle
 from syncbeat_server.storage.postgres.database import Database
@@ -36,6 +37,21 @@ class UserErasure:
         """Return the number of rows of a user by table, of the tables in which it has any. Raises DependencyDown."""
         async with open_snapshot(self._database) as snapshot:
             return await _rows_of(snapshot, app_id, user_id)
+
+    async def is_known(self, app_id: str, user_id: str) -> bool:
+        """Return True if any table has a row of a user. It ends at the first, most often the row in `users`.
+
+        Raises:
+            DependencyDown: the database does not answer.
+            IdentityConflict: the id is a subject that is linked to another user, whom the message names.
+        """
+        async with self._database.transaction() as conn:
+            await require_user_id(conn, app_id, user_id)
+        async with open_snapshot(self._database) as snapshot:
+            for name, table in USER_TABLES.items():
+                if await count_user_rows(snapshot, name, table, app_id, user_id):
+                    return True
+        return False
 
     async def erase(self, app_id: str, user_id: str, announce: Callable[[], Awaitable[None]]) -> ErasedUser | None:
         """Erase a user as DeleteUser does, `announce` it, and only then count, which may take long in a large table.

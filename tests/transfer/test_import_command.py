@@ -50,7 +50,7 @@ async def test_killed_import_goes_on_and_a_second_changes_nothing(
     feed = await _fetch(database_urls, "SELECT scope, key, sequence, value::text FROM changes ORDER BY 1, 2")
     again = await command.run()
 
-    assert done.status == 0, done.err
+    assert done.status == 3, done.err  # of one place that no rule matches
     assert f"imported into app 'default': {values} values" in done.out
     assert "goes on after" in done.err
     assert len(feed) == values

@@ -46,7 +46,7 @@ def add_reconcile(commands: Any) -> None:
         description="Compare as 'verify' does, and write the values of the export over those that differ here, and "
         "delete those that it lacks, as of a minute before --source-time: what was made here later stays. The export "
         "is of the whole tree. Nobody is woken. Without --yes it tells what it would do. Members, devices and "
-        "preferences are compared and left alone. Exits 0 if nothing is left to mend, 1 if something is, and 2 if it "
+        "preferences are compared and left alone. Exits 0 if no value is left to mend, 1 if one is, and 2 if it "
         "cannot be done.",
     )
     _add_options(command, source_time_required=True)

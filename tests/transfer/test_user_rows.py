@@ -153,6 +153,10 @@ async def test_user_erasure_by_a_linked_subject_is_refused_and_erases_nothing(
     before = await erasure.rows_of("shop", "u1")
     with pytest.raises(IdentityConflict, match="'u1'"):
         await erasure.erase("shop", "uuid-of-u1", told_nobody)
+    with pytest.raises(IdentityConflict, match="'u1'"):
+        await erasure.is_known("shop", "uuid-of-u1")
+    assert await erasure.is_known("shop", "u1")
+    assert not await erasure.is_known("other", "u1")
     assert not checked
     assert await erasure.rows_of("shop", "uuid-of-u1") == {}
     assert await erasure.rows_of("shop", "u1") == before

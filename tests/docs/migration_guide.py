@@ -59,7 +59,7 @@ class Reader:
         block = blocks[done]
         assert containing in block, f"{page}: the next commands are\n{block}"
         self.ran.append(f"{page}:{block}")
-        path = f"{STUBS / 'bin'}:{Path(self.python).parent}"
+        path = f"{self.folder}:{Path(self.python).parent}"  # `firebase` is the stand-in that the guide has saved
         environment = environment_of({**self.variables, **variables})
         environment["PATH"] = f"{path}:{environment['PATH']}"
         began = time.monotonic()

@@ -21,6 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
+
+from firebase_admin.exceptions import InvalidArgumentError
 
 from syncbeat import SyncbeatClient
 from tests.docs.pages import ROOT, blocks_of
@@ -56,7 +59,7 @@ class Reader:
         block = blocks[done]
         assert containing in block, f"{page}: the next commands are\n{block}"
         self.ran.append(f"{page}:{block}")
-        path = f"{STUBS / 'bin'}:{Path(self.python).parent}"
+        path = f"{self.folder}:{Path(self.python).parent}"  # `firebase` is the stand-in that the guide has saved
         environment = environment_of({**self.variables, **variables})
         environment["PATH"] = f"{path}:{environment['PATH']}"
         began = time.monotonic()
@@ -130,17 +133,34 @@ class RealtimeDatabase:
         return found
 
     def reference(self, path: str) -> SimpleNamespace:
-        """Return what `firebase_admin.db.reference` does; its writes are of an admin."""
+        """Return what `firebase_admin.db.reference` does; its writes are of an admin.
+
+        As there, paths are parts of a URL, and are refused with what the URL cannot have.
+
+        Raises:
+            ValueError: as `firebase_admin` does.
+        """
+        if set(path) & set("[].?#$"):
+            raise ValueError(f"Invalid path: {path}")
+        names = [unquote(segment) for segment in path.split("/")]
+        if any(not name or set(name) & set(".$#[]/") for name in names):
+            raise InvalidArgumentError(f"Invalid path: {path}")
+        at = "/".join(names)
 
         def put(value: Any) -> None:
+            if value is None:
+                raise ValueError("Value must not be None.")
+            replace(value)
+
+        def replace(value: Any) -> None:
             with self._lock:
-                self._put(path, value)
-                self._events.append((path, value, datetime.now(UTC), "admin"))
+                self._put(at, value or None if isinstance(value, dict) else value)
+                self._events.append((at, value, datetime.now(UTC), "admin"))
 
         def transaction(update: Callable[[Any], Any]) -> None:
-            put(update(self.read(path)))
+            put(update(self.read(at)))
 
-        return SimpleNamespace(set=put, delete=lambda: put(None), transaction=transaction)
+        return SimpleNamespace(set=put, delete=lambda: replace(None), transaction=transaction)
 
     def deliver(self, triggers: Mapping[str, Callable[[Any], None]], seed: int) -> int:
         """Tell the function of the writes that wait: shuffled, and some of them twice; return their number."""
@@ -181,14 +201,15 @@ class RealtimeDatabase:
 
 
 @contextmanager
-def following(mirror: ModuleType, address: str, token: str, database: RealtimeDatabase) -> Iterator[None]:
-    """Run the mirror in a thread; it has begun when the block does."""
+def following(mirror: Any, variables: Mapping[str, str], folder: Path, database: RealtimeDatabase) -> Iterator[None]:
+    """Run the mirror of a folder in a thread; it goes on where another one in the same folder has ended."""
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
 
     async def follow() -> None:
-        async with SyncbeatClient(address, token=token, tls=False) as client:
-            work = asyncio.create_task(mirror.follow(client, database.reference, {}))
+        async with SyncbeatClient(variables["ADDRESS"], token=variables["SERVICE_TOKEN"], tls=False) as client:
+            place = mirror.Place(folder / "mirror.db")
+            work = asyncio.create_task(mirror.follow(client, database.reference, place))
             await stopped.wait()
             work.cancel()
             await asyncio.wait([work])

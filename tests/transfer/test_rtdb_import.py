@@ -126,6 +126,23 @@ async def test_import_writes_values_members_devices_and_preferences(database: Da
     assert await _table(database, "SELECT * FROM notifications") == []
 
 
+async def test_import_of_a_later_export_changes_nothing_but_source_times(database: Database, clock: FakeClock) -> None:
+    await _import(database, clock, TREE)
+    scopes = await _table(database, "SELECT * FROM scopes ORDER BY scope")
+    values = "SELECT scope, key, value, sequence, changed_at, xid::text FROM changes ORDER BY scope, key"
+    feed = await _table(database, values)
+
+    later = BEGUN + timedelta(seconds=60)
+    again = await _import(database, clock, TREE, import_id="1" * 64, begun=later)
+
+    assert (again.changed, again.unchanged, again.superseded) == (0, 4, 0)
+    assert await _table(database, values) == feed, "no device fetches anything again"
+    assert await _table(database, "SELECT * FROM scopes ORDER BY scope") == scopes
+    assert await _table(database, "SELECT DISTINCT source_time FROM changes WHERE key = 'title'") == [
+        {"source_time": later}
+    ]
+
+
 async def test_import_takes_source_times_of_push_ids_and_of_the_export(database: Database, clock: FakeClock) -> None:
     await _import(database, clock, TREE)
 

@@ -279,7 +279,7 @@ async def test_two_processes_do_not_run_one_import(database: Database, clock: Fa
     assert len(await _feed(database)) == 200
 
 
-async def test_values_that_only_postgresql_refuses_are_found_and_told(database: Database, clock: FakeClock) -> None:
+async def test_value_too_large_in_the_form_of_postgresql_is_told(database: Database, clock: FakeClock) -> None:
     # Under a mebibyte as text, and above it in the form of PostgreSQL.
     large: dict[str, Json] = {str(10_000_000 + number): 1 for number in range(60_000)}
     tree = json_text({"profiles": {"a": {"n": 1}, "b": large, "c": {"n": 2}, "d": {"n": 3}}})
@@ -288,7 +288,7 @@ async def test_values_that_only_postgresql_refuses_are_found_and_told(database: 
 
     assert report.written == 3
     assert [(reason, one.example) for (_, reason), one in report.misfits.items()] == [
-        (MisfitReason.REFUSED_VALUE, "profiles/b")
+        (MisfitReason.TOO_LARGE, "profiles/b")
     ]
     assert {key[0] for key in await _feed(database)} == {"user:a", "user:c", "user:d"}
 

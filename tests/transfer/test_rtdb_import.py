@@ -282,11 +282,11 @@ async def test_two_processes_do_not_run_one_import(database: Database, clock: Fa
 async def test_value_too_large_in_the_form_of_postgresql_is_told(database: Database, clock: FakeClock) -> None:
     # Under a mebibyte as text, and above it in the form of PostgreSQL.
     large: dict[str, Json] = {str(10_000_000 + number): 1 for number in range(60_000)}
-    tree = json_text({"profiles": {"a": {"n": 1}, "b": large, "c": {"n": 2}, "d": {"n": 3}}})
+    tree = json_text({"profiles": {"a": {"n": 1}, "b": large, "c": {"n": 2}, "d": "x" * ((1 << 20) - 12)}})
 
     report = await _import(database, clock, tree)
 
-    assert report.written == 3
+    assert report.written == 3, "also the largest text that fits"
     assert [(reason, one.example) for (_, reason), one in report.misfits.items()] == [
         (MisfitReason.TOO_LARGE, "profiles/b")
     ]

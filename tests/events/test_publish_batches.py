@@ -65,11 +65,13 @@ async def test_publish_takes_two_statements(publisher: Publisher, statements: li
     assert set(Counter(statements).values()) <= {1, 2}
 
 
-async def test_publish_with_source_times_reads_keys_and_ranks_ties(publisher: Publisher, statements: list[str]) -> None:
+async def test_publish_with_source_times_reads_keys_and_ranks_values(
+    publisher: Publisher, statements: list[str]
+) -> None:
     await publisher.publish(call("k"))
-    for seconds, count in ((-2, 3), (-3, 3), (-2, 4)):
+    for seconds, value, count in ((-5, 1, 3), (-6, 1, 3), (-5, 1, 4), (-4, 2, 4), (-3, 2, 5)):
         statements.clear()
-        change = NewChange("couple", "other", '{"v": 1}', source_time=START + timedelta(seconds=seconds))
+        change = NewChange("couple", "other", f'{{"v": {value}}}', source_time=START + timedelta(seconds=seconds))
         await publisher.publish(call(change, request_id=f"r{seconds}{count}"))
         assert len(statements) == count, statements
 

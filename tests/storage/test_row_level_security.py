@@ -176,6 +176,7 @@ SILENT = {
     *(dead_token_removal.lock_devices, device_locks.lock_in_order, token_move_rows.lock_holders),
     *(devices.lock_registering, devices.lock_erasing),
     change_writes.oversized,  # nor a value of a mebibyte
+    change_writes.raise_source_times,
     *(epochs.foreign_apps, epochs.forget_foreign_transactions),  # nor changes of another cluster
     imports.look_up_by_index,
     scopes.record_writer_presence,  # the server has noted it already
@@ -202,6 +203,7 @@ async def test_row_level_security_allows_the_service(peopled: Server, database: 
     for function in (
         reported_activity.report_activity,
         scopes.advance_heads,
+        change_writes.raise_source_times,
         device_cursors.record_shown,
         dead_token_removal.quarantine,
     ):

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from syncbeat_server.events.ingest import EventIngest
 from syncbeat_server.events.publish import Published, Publisher
 from syncbeat_server.storage.postgres.database import Database
+from syncbeat_server.sync.feed.source_order import NOT_WRITTEN
 from syncbeat_server.sync.feed.writer import Append, append
 from syncbeat_server.sync.model import NewChange, WriteOutcome
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR
@@ -105,7 +106,11 @@ class Writers:
             made = await asyncio.gather(*(self._make(scope, path, writes) for path, writes in calls))
             written += sum(made)
             FIGURES.update(f"calls by {path}" for path, _ in calls)
-        await self._check(scope, [one for calls in history for _, writes in calls for one in writes], written)
+        await self._check(scope, [one for calls in history for _, writes in calls for one in writes])
+        ((head,),) = await rows_of(self._databases[0], "SELECT head FROM scopes WHERE scope = $1", scope)
+        events = [writes for calls in history for path, writes in calls if path is Path.EVENT]
+        most = written + sum(map(len, events))
+        assert written <= head <= most, "each sequence is of a change that was written"
         FIGURES["histories"] += 1
 
     async def _make(self, scope: str, path: Path, writes: Sequence[Written]) -> int:
@@ -122,16 +127,16 @@ class Writers:
         user_id = "ann" if path is Path.USER else None
         published = await self._publishers[number % 2].publish(call(*changes, user_id=user_id))
         assert isinstance(published, Published)
-        return published.outcomes.count(WriteOutcome.WRITTEN)
+        return _count_written(published.outcomes, changes)
 
     async def _import(self, database: Database, changes: Sequence[NewChange]) -> int:
         """Write as an import does: quietly, by the feed itself, in a transaction of its own."""
         async with database.transaction() as conn:
             (result,) = await append(conn, [Append(APP, tuple(changes))], lambda _: DEFAULT_PRIOR, create_scopes=True)
         assert not isinstance(result, Exception), result
-        return result.outcomes.count(WriteOutcome.WRITTEN)
+        return _count_written(result.outcomes, changes)
 
-    async def _check(self, scope: str, writes: Sequence[Written], written: int) -> None:
+    async def _check(self, scope: str, writes: Sequence[Written]) -> None:
         rows: dict[str, tuple[Any, ...]] = {
             row[0]: row[1:]
             for row in await rows_of(
@@ -149,7 +154,6 @@ class Writers:
             "SELECT head, (SELECT max(sequence) FROM changes c WHERE c.scope = s.scope) FROM scopes s WHERE scope = $1",
             scope,
         )
-        assert written <= head
         assert highest <= head
         FIGURES["writes"] += len(writes)
 
@@ -162,6 +166,12 @@ class Writers:
             [one.text for one in writes],
         )
         return [(one, text) for one, (text,) in zip(writes, texts, strict=True)]
+
+
+def _count_written(outcomes: Sequence[WriteOutcome | None], changes: Sequence[NewChange]) -> int:
+    """Count the changes of a call that were written; what came without a source time always is."""
+    FIGURES["unchanged"] += outcomes.count(WriteOutcome.UNCHANGED)
+    return sum(one not in NOT_WRITTEN for one in outcomes) if outcomes else len(changes)
 
 
 def _possible_ends(texts: Sequence[tuple[Written, str]]) -> list[tuple[bool, str | None, datetime | None]]:

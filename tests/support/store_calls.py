@@ -125,8 +125,8 @@ WRITE = [change_writes.Write("default", "bobs", "k", 99, None, "{}")]
 
 
 async def stored_ranks_of_bobs(conn: Connection) -> object:
-    tied = change_writes.Candidate("default", "bobs", "k", CHANGED_AT[0], "{}")
-    return (await change_writes.rank_ties(conn, [tied])).stored
+    met = change_writes.Candidate("default", "bobs", "k", "{}")
+    return (await change_writes.rank_values(conn, [met])).stored
 
 
 async def no_answers(_indexes: Sequence[int]) -> list[str]:
@@ -211,7 +211,8 @@ SEEN: dict[Callable[..., Any], Attempt] = {
     change_writes.oversized: lambda c: change_writes.oversized(c, WRITE),
     change_writes.key_sequences: lambda c: change_writes.key_sequences(c, [("default", "bobs", "k")]),
     change_writes.versions: lambda c: change_writes.versions(c, [("default", "bobs", "k")]),
-    change_writes.rank_ties: stored_ranks_of_bobs,
+    change_writes.rank_values: stored_ranks_of_bobs,
+    change_writes.raise_source_times: lambda c: change_writes.raise_source_times(c, {("default", "bobs", "k"): EVER}),
     scopes.advance_heads: lambda c: scopes.advance_heads(c, [scopes.MovedScope("default", "bobs", 99, SIGNAL, ONCE)]),
 }
 REFUSED: dict[Callable[..., Any], Attempt] = {

@@ -43,8 +43,8 @@ key = "{v}"
         (Decimal("1" * 35), MisfitReason.NUMBER),
         ({"k": "a\0b"}, MisfitReason.NUL),
         ({"a\0": 1}, MisfitReason.NUL),
-        ("x" * ((1 << 20) - 2), '"' + "x" * ((1 << 20) - 2) + '"'),
-        ("x" * ((1 << 20) - 1), MisfitReason.TOO_LARGE),
+        ("x" * ((1 << 20) - 12), '"' + "x" * ((1 << 20) - 12) + '"'),  # jsonb has three words before it
+        ("x" * ((1 << 20) - 11), MisfitReason.TOO_LARGE),
         ("é" * (1 << 19), MisfitReason.TOO_LARGE),
     ],
 )

@@ -24,9 +24,12 @@ from tests.support.seed import value_of
 
 pytestmark = [pytest.mark.store, pytest.mark.usefixtures("database", "clock")]
 
-# Under a mebibyte as text, and above it in the form of PostgreSQL.
-_REFUSED: Json = {str(10_000_000 + number): 1 for number in range(60_000)}
-_PROFILES: dict[str, Json] = {"a": 1, "b": "\0", "c": _REFUSED, "d": 1, "e": "\0", "f": 1}
+_PROFILES: dict[str, Json] = {"a": 1, "b": "\0", "c": "no", "d": 1, "e": "\0", "f": 1}
+_REFUSAL = """
+CREATE FUNCTION refuse_no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE data_exception; END $$;
+CREATE TRIGGER refuse_no BEFORE INSERT ON changes FOR EACH ROW WHEN (NEW.value = '"no"')
+    EXECUTE FUNCTION refuse_no();
+"""  # of a value whose fault no check of the import finds
 _TREE: Json = {"profiles": _PROFILES}
 _END_BEFORE_LAST_HALF = """
 CREATE FUNCTION refuse_last_half() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the end'; END $$;
@@ -45,6 +48,7 @@ async def run_import(database: Database, clock: FakeClock) -> ImportReport:
 async def test_import_ended_between_halves_tells_each_place_once(
     database: Database, database_urls: DatabaseUrls, clock: FakeClock
 ) -> None:
+    await run_sql(database_urls.admin_url, _REFUSAL)
     await run_sql(database_urls.admin_url, _END_BEFORE_LAST_HALF)
     with pytest.raises(StatementRejected):
         await run_import(database, clock)

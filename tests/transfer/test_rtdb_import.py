@@ -126,6 +126,23 @@ async def test_import_writes_values_members_devices_and_preferences(database: Da
     assert await _table(database, "SELECT * FROM notifications") == []
 
 
+async def test_import_of_a_later_export_changes_nothing_but_source_times(database: Database, clock: FakeClock) -> None:
+    await _import(database, clock, TREE)
+    scopes = await _table(database, "SELECT * FROM scopes ORDER BY scope")
+    values = "SELECT scope, key, value, sequence, changed_at, xid::text FROM changes ORDER BY scope, key"
+    feed = await _table(database, values)
+
+    later = BEGUN + timedelta(seconds=60)
+    again = await _import(database, clock, TREE, import_id="1" * 64, begun=later)
+
+    assert (again.changed, again.unchanged, again.superseded) == (0, 4, 0)
+    assert await _table(database, values) == feed, "no device fetches anything again"
+    assert await _table(database, "SELECT * FROM scopes ORDER BY scope") == scopes
+    assert await _table(database, "SELECT DISTINCT source_time FROM changes WHERE key = 'title'") == [
+        {"source_time": later}
+    ]
+
+
 async def test_import_takes_source_times_of_push_ids_and_of_the_export(database: Database, clock: FakeClock) -> None:
     await _import(database, clock, TREE)
 
@@ -262,16 +279,16 @@ async def test_two_processes_do_not_run_one_import(database: Database, clock: Fa
     assert len(await _feed(database)) == 200
 
 
-async def test_values_that_only_postgresql_refuses_are_found_and_told(database: Database, clock: FakeClock) -> None:
+async def test_value_too_large_in_the_form_of_postgresql_is_told(database: Database, clock: FakeClock) -> None:
     # Under a mebibyte as text, and above it in the form of PostgreSQL.
     large: dict[str, Json] = {str(10_000_000 + number): 1 for number in range(60_000)}
-    tree = json_text({"profiles": {"a": {"n": 1}, "b": large, "c": {"n": 2}, "d": {"n": 3}}})
+    tree = json_text({"profiles": {"a": {"n": 1}, "b": large, "c": {"n": 2}, "d": "x" * ((1 << 20) - 12)}})
 
     report = await _import(database, clock, tree)
 
-    assert report.written == 3
+    assert report.written == 3, "also the largest text that fits"
     assert [(reason, one.example) for (_, reason), one in report.misfits.items()] == [
-        (MisfitReason.REFUSED_VALUE, "profiles/b")
+        (MisfitReason.TOO_LARGE, "profiles/b")
     ]
     assert {key[0] for key in await _feed(database)} == {"user:a", "user:c", "user:d"}
 

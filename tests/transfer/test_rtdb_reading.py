@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncbeat_server.errors import ConfigurationError
+from syncbeat_server.transfer.importing.batches import checked_text
 from syncbeat_server.transfer.model import Json, MisfitReason
 from syncbeat_server.transfer.rtdb.keys import escape_key, unescape_key
 from syncbeat_server.transfer.rtdb.path_tree import NestedPatternsError, path_tree
@@ -160,8 +161,22 @@ def test_depth_is_bounded() -> None:
     assert [(entry.path, entry.fault) for entry in deep] == [(("a",), MisfitReason.TOO_DEEP), (("b",), None)]
 
 
+@pytest.mark.parametrize("before", [1, 200_000], ids=["in the first buffer", "behind it"])
+def test_number_of_a_mebibyte_of_digits_is_told_by_its_path(before: int) -> None:
+    digits = "9" * (1 << 20)
+    text = (
+        f'{{"v": {{"a": "{"x" * before}", "b": {digits}, "c": "{digits}", "d": [-{digits}], "e": 1.{digits}, "f": 1}}}}'
+    )
+
+    found = {entry.path[-1]: entry.value for entry in _read(text, "v/{v}") if entry.value is not None}
+
+    assert (list(found), found["c"], found["f"]) == (["a", "b", "c", "d", "e", "f"], digits, 1)
+    checked = {key: checked_text(value) for key, value in found.items() if key in "bde"}
+    assert checked == dict.fromkeys("bde", MisfitReason.NUMBER)
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", '{"a": 1', '{"a": NaN}', "[1] x", b'{"a": "\xff"}', '{"a": ' + "9" * 5_000 + "}", "5"]
+    "text", ["", "{", '{"a": 1', '{"a": NaN}', "[1] x", b'{"a": "\xff"}', '{"a": 1e' + "9" * 19 + "}", "5"]
 )
 def test_a_broken_export_is_a_sentence(text: str | bytes) -> None:
     with pytest.raises(ConfigurationError, match="the export"):

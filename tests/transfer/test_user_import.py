@@ -30,6 +30,14 @@ PLAN = plan_user_import("default", AppSettings(jwt_issuer=ISSUER, jwt_profile="f
 VERIFIED = {"emailVerified": True}
 
 
+def test_number_of_a_mebibyte_of_digits_is_passed_over() -> None:
+    users = export_of(firebase_user("ann", customNumber=1), firebase_user("bob"))
+    octets = users.replace(b'"customNumber": 1', b'"customNumber": ' + b"9" * (1 << 20))
+    assert len(octets) > 1 << 20
+    found = read_users(io.BytesIO(octets))
+    assert [user.user_id for user in found if isinstance(user, FirebaseUser)] == ["ann", "bob"]
+
+
 class Import:
     """Imports, and keeps who was disabled."""
 

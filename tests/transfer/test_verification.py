@@ -15,6 +15,7 @@ from syncbeat_server.sync.model import NewChange
 from syncbeat_server.transfer.compare.mending import feed_writer
 from syncbeat_server.transfer.compare.spool import EntryKind, open_spool
 from syncbeat_server.transfer.mapping.map_file import parse_map
+from syncbeat_server.transfer.model import MisfitReason
 from tests.support.databases import DatabaseUrls, run_sql
 from tests.support.transfers import Comparing, store_export
 
@@ -340,3 +341,15 @@ async def test_verify_finds_one_planted_difference_in_many_scopes(database: Data
     assert await Comparing(database, json.dumps(tree), CHATS, LATER).told() == {
         (f"chats/c31/messages/{key}", "differs", False)
     }
+
+
+async def test_value_larger_than_the_feed_takes_is_not_compared(database: Database) -> None:
+    # Under a mebibyte as text, and above it in the form of PostgreSQL.
+    large = {str(10_000_000 + number): 1 for number in range(60_000)}
+    text = json.dumps({"chats": {"a": {"messages": {"large": large, "small": 1}}}})
+    report = await store_export(database, text, CHATS, IMPORTED)
+    assert report.written == 1
+    comparing = Comparing(database, text, CHATS)
+    assert await comparing.differences() == []
+    assert comparing.export is not None
+    assert {reason for _, reason in comparing.export.misfits} == {MisfitReason.TOO_LARGE}

@@ -109,7 +109,7 @@ class BatchIngest:
             }
             results, accepted = self._results(events, plan.accepted, appended)
             writes = BatchWrites(plan.records(results), plan.moves(), plan.repetitions)
-            if appends.moved:
+            if appends.moved or appends.raised:
                 beside = writes.beside_changes(self._give_up_s)
                 writes.check(await write_plan(conn, appends, beside, self._rules.offload))
             else:

@@ -224,7 +224,10 @@ class NewChange:
 
 
 class WriteOutcome(StrEnum):
-    """Names what became of a change that has a source time: WRITTEN, or why it was not."""
+    """Names what became of a change that has a source time: WRITTEN, or why it was not.
+
+    UNCHANGED: the key has this value; its source time is now that of the change, if that is later.
+    """
 
     WRITTEN = "WRITTEN"
     SUPERSEDED = "SUPERSEDED"

@@ -24,7 +24,7 @@ class MisfitReason(StrEnum):
     """Names the reasons for which a place of a tree cannot be moved, in words for the operator."""
 
     UNMATCHED = "no rule of the map matches"
-    TOO_LARGE = "the value would pass 1 MiB"
+    TOO_LARGE = "the value would pass 1 MiB, as JSON or in the form in which PostgreSQL keeps it"
     TOO_DEEP = "nested deeper than 32 levels from the root on, as nothing in RTDB is"
     NUMBER = "a number has more than 34 digits, or an exponent beyond -307 to 308"
     NUL = "a text has the character U+0000, which cannot be stored"
@@ -45,7 +45,7 @@ class MisfitReason(StrEnum):
     REFUSED_SCOPE_FULL = "refused: the scope would have too many members"
     REFUSED_USER_FULL = "refused: the user would be in too many scopes, or have too many devices"
     REFUSED_DELETED = "refused: the user was deleted here"
-    REFUSED_VALUE = "refused: PostgreSQL cannot store the value"
+    REFUSED_VALUE = "refused: PostgreSQL cannot store the value, for a reason that the import does not know"
 
 
 @dataclass(frozen=True, slots=True)

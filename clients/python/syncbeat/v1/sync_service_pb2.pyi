@@ -119,7 +119,9 @@ class _PublishOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Publis
     PUBLISH_OUTCOME_SUPERSEDED: _PublishOutcome.ValueType  # 2
     """PUBLISH_OUTCOME_SUPERSEDED: not written, since the key has something later."""
     PUBLISH_OUTCOME_UNCHANGED: _PublishOutcome.ValueType  # 3
-    """PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value of this source_time."""
+    """PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value. If this source_time is later, it is the value's
+    from now on, though no reader is told.
+    """
 
 class PublishOutcome(_PublishOutcome, metaclass=_PublishOutcomeEnumTypeWrapper):
     """PublishOutcome is what became of a change that has a source_time."""
@@ -133,7 +135,9 @@ PUBLISH_OUTCOME_WRITTEN: PublishOutcome.ValueType  # 1
 PUBLISH_OUTCOME_SUPERSEDED: PublishOutcome.ValueType  # 2
 """PUBLISH_OUTCOME_SUPERSEDED: not written, since the key has something later."""
 PUBLISH_OUTCOME_UNCHANGED: PublishOutcome.ValueType  # 3
-"""PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value of this source_time."""
+"""PUBLISH_OUTCOME_UNCHANGED: not written, since the key has this value. If this source_time is later, it is the value's
+from now on, though no reader is told.
+"""
 Global___PublishOutcome: _TypeAlias = PublishOutcome  # noqa: Y015
 
 @_typing.final

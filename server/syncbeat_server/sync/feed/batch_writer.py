@@ -14,6 +14,7 @@ from syncbeat_server.sync.feed.writer import Append, AppendPlan, AppendResult, p
 from syncbeat_server.sync.model import ScopeKey
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.sync.store import publish_batches, scopes
+from syncbeat_server.sync.store.change_writes import raise_source_times
 from syncbeat_server.sync.store.publish_batches import FIRST_BESIDE, Beside
 
 __all__ = ["FIRST_BESIDE", "Beside", "ScopeMissingError", "append_once", "lock_and_plan", "write_plan"]
@@ -57,6 +58,8 @@ async def append_once(
         for i, result in zip(fresh, plan.results, strict=True)
     }
     answers = claimed.succeeded(results)
+    if plan.raised:
+        await raise_source_times(conn, plan.raised)
     if plan.moved or answers:
         await _write(conn, plan, answers, offload)
     await idempotency.release(conn, claimed.failed(results))
@@ -91,6 +94,8 @@ async def write_plan(conn: Connection, plan: AppendPlan, beside: Beside, offload
     Raises:
         InvalidRequest, Overloaded, DependencyDown: as `append`.
     """
+    if plan.raised:
+        await raise_source_times(conn, plan.raised)
     writes = await merged_writes(conn, plan.writes, offload)
     with refused_values():
         return await publish_batches.write_beside(conn, writes, plan.moved, beside)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 
@@ -54,12 +54,18 @@ NOTHING_APPENDED = AppendResult((), (), ())
 
 @dataclass(frozen=True)
 class AppendPlan:
-    """Holds the result of each call, and the writes that make it true; `unused`: scopes created for calls that fail."""
+    """Holds the result of each call, and the writes that make it true.
+
+    Attributes:
+        unused: Scopes created for calls that fail.
+        raised: Later source times of values that stay as they are.
+    """
 
     results: list[AppendResult | SyncbeatError]
     writes: list[PlannedWrite]
     moved: list[scopes.MovedScope]
     unused: list[ScopeKey]
+    raised: Mapping[ChangeKey, datetime] = field(default_factory=dict)
 
 
 async def append(
@@ -82,6 +88,8 @@ async def append(
     keys = [(call.app_id, change.scope) for call in calls for change in call.changes]
     locked = await scopes.lock_scopes(conn, keys, create=create_scopes)
     plan = await plan_appends(conn, calls, locked, prior, offload)
+    if plan.raised:
+        await change_writes.raise_source_times(conn, plan.raised)
     if plan.moved:
         await write_values(conn, plan.writes, offload)
         if await scopes.advance_heads(conn, plan.moved) < len(plan.moved):
@@ -140,7 +148,11 @@ async def plan_appends(
         for key, made in sorted(commits.items())
     ]
     unused = [key for key, scope in locked.items() if scope.created and key not in commits]
-    return AppendPlan(results, list(planned.values()), moves, unused)
+    raised = {} if order is None else order.raised
+    for key in raised.keys() & planned.keys():
+        planned[key] = planned[key]._replace(source_time=raised[key])
+    left = {key: source_time for key, source_time in raised.items() if key not in planned}
+    return AppendPlan(results, list(planned.values()), moves, unused, left)
 
 
 async def lock_scope(conn: Connection, app_id: str, scope: str) -> None:

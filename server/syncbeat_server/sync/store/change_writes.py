@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -31,17 +31,17 @@ class Version(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """Describes a value that was made when another of its key was: JSON, or None for a deletion."""
+    """Describes a value that may be what its key has, or meets another of its time: JSON, or None for a deletion."""
 
     app_id: str
     scope: str
     key: str
-    made_at: datetime
     value: str | None
 
 
 class Ranks(NamedTuple):
-    """Holds ranks of values among those of their key and time. Equal ones are the same value; the greatest stays."""
+    """Holds ranks, from 1 on, of values among those of their key. Equal ones are the same value; of one time the
+    greatest stays."""
 
     stored: dict[ChangeKey, int]
     candidates: list[int]
@@ -130,26 +130,24 @@ async def versions(conn: Connection, keys: Sequence[ChangeKey]) -> dict[ChangeKe
 # is as long as a candidate, and what is compared is bounded by the candidates.
 _RANK = """
     WITH given AS MATERIALIZED (
-        SELECT app_id, scope, key, made_at, i, value IS NULL AS deleted, coalesce(value::jsonb::text, '') AS value
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
-             WITH ORDINALITY AS k (app_id, scope, key, made_at, value, i)),
-    tied AS (
-        SELECT app_id, scope, key, made_at, i, deleted, octet_length(value) AS octets, value FROM given
+        SELECT app_id, scope, key, i, value IS NULL AS deleted, coalesce(value::jsonb::text, '') AS value
+        FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+             WITH ORDINALITY AS k (app_id, scope, key, value, i)),
+    met AS (
+        SELECT app_id, scope, key, i, deleted, octet_length(value) AS octets, value FROM given
         UNION ALL
-        SELECT c.app_id, c.scope, c.key, g.made_at, 0, c.deleted, c.octets,
+        SELECT c.app_id, c.scope, c.key, 0, c.deleted, c.octets,
                CASE WHEN c.octets = ANY (g.octets) THEN c.value::text END
-        FROM (SELECT app_id, scope, key, made_at, array_agg(octet_length(value)) AS octets FROM given
-              GROUP BY app_id, scope, key, made_at) g
-        JOIN changes c USING (app_id, scope, key)
-        WHERE coalesce(c.source_time, c.changed_at) = g.made_at)
+        FROM (SELECT app_id, scope, key, array_agg(octet_length(value)) AS octets FROM given
+              GROUP BY app_id, scope, key) g
+        JOIN changes c USING (app_id, scope, key))
     SELECT app_id, scope, key, i, dense_rank() OVER (
-        PARTITION BY app_id, scope, key, made_at
-        ORDER BY deleted, octets, coalesce(value, '') COLLATE "C") AS rank
-    FROM tied"""
+        PARTITION BY app_id, scope, key ORDER BY deleted, octets, coalesce(value, '') COLLATE "C") AS rank
+    FROM met"""
 
 
-async def rank_ties(conn: Connection, candidates: Sequence[Candidate]) -> Ranks:
-    """Rank candidates, and what their keys have of the same time, by what the values are, on whichever path they came.
+async def rank_values(conn: Connection, candidates: Sequence[Candidate]) -> Ranks:
+    """Rank candidates, and what their keys have, by what the values are, on whichever path they came.
 
     Raises:
         StatementRejected: PostgreSQL cannot store a value.
@@ -161,6 +159,17 @@ async def rank_ties(conn: Connection, candidates: Sequence[Candidate]) -> Ranks:
         else:
             found.stored[row["app_id"], row["scope"], row["key"]] = row["rank"]
     return found
+
+
+async def raise_source_times(conn: Connection, source_times: Mapping[ChangeKey, datetime]) -> None:
+    """Give values that are there a later source time. Nothing else of their rows changes, and no reader is told."""
+    await conn.execute(
+        """UPDATE changes c SET source_time = k.source_time
+           FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS k (app_id, scope, key, source_time)
+           WHERE c.app_id = k.app_id AND c.scope = k.scope AND c.key = k.key""",
+        *([key[column] for key in source_times] for column in range(3)),
+        list(source_times.values()),
+    )
 
 
 async def value_of(conn: Connection, app_id: str, scope: str, key: str) -> str | None:

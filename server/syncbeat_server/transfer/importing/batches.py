@@ -14,6 +14,7 @@ from syncbeat_server.directory.model import Member, Registration
 from syncbeat_server.errors import FieldReason
 from syncbeat_server.sync.content.json_limits import content_fault, reason_of
 from syncbeat_server.sync.model import NewChange
+from syncbeat_server.transfer.importing.stored_size import MAY_PASS_OCTETS, passes_limit
 from syncbeat_server.transfer.mapping.forward import targets_of
 from syncbeat_server.transfer.mapping.rules import TransferMap
 from syncbeat_server.transfer.model import FeedValue, Json, Misfit, MisfitReason, Path, Target, UserPreferences, spelled
@@ -122,7 +123,10 @@ def checked_text(value: Json) -> str | MisfitReason:
     if len(text) > VALUE_OCTETS or (not text.isascii() and len(text.encode()) > VALUE_OCTETS):
         return MisfitReason.TOO_LARGE
     # All else that is checked takes as long as reading the value, and few values can fail it.
-    if not odd_numbers and _NUL not in text and text.count("{") <= MAX_DEPTH:
-        return text
-    fault = content_fault(text, MAX_DEPTH)
-    return _FAULT_REASONS[reason_of(fault)] if fault else text
+    if odd_numbers or _NUL in text or text.count("{") > MAX_DEPTH:
+        fault = content_fault(text, MAX_DEPTH)
+        if fault:
+            return _FAULT_REASONS[reason_of(fault)]
+    if (odd_numbers or len(text) > MAY_PASS_OCTETS) and passes_limit(value):
+        return MisfitReason.TOO_LARGE
+    return text

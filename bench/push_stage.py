@@ -86,7 +86,7 @@ class PushStage:
         """Return the sends per second that the fake itself accepts over TLS and HTTP/2; None without h2load."""
         if not h2load.is_installed():
             return None
-        os.environ["REQUESTS_CA_BUNDLE"] = self.ca
+        os.environ["SSL_CERT_FILE"] = os.environ["REQUESTS_CA_BUNDLE"] = self.ca  # of aiohttp, and of requests
         tokens = AccessTokens(self.account, SystemClock())
         bearer = asyncio.run(tokens.current())
         headers = [("authorization", f"Bearer {bearer}"), ("content-type", "application/json")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +13,7 @@ from syncbeat_server.audit.model import AuditAction
 from syncbeat_server.cli.audit_log.operator import operator_name
 from tests.support.app_rows import plant_app
 from tests.support.databases import DatabaseUrls, run_sql
+from tests.support.operator_commands import run_command
 
 pytestmark = pytest.mark.process
 
@@ -24,18 +23,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def run(database_urls: DatabaseUrls, redis_url: str) -> Run:
     """Runs `syncbeat-server` beside the servers of a deployment."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     settings = {"SYNCBEAT_DATABASE_URL": database_urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
 
     def command(*arguments: str, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "syncbeat_server.cli", *arguments],
-            env={**own, **{name: text for name, text in settings.items() if name not in without}},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        given = {name: text for name, text in settings.items() if name not in without}
+        return run_command(*arguments, settings=given)
 
     return command
 

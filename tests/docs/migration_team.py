@@ -103,6 +103,16 @@ class Team:
     def backend(self) -> SyncbeatClient:
         return SyncbeatClient(self.variables["ADDRESS"], token=self.variables["SERVICE_TOKEN"], tls=False)
 
+    async def follow(self) -> None:
+        """Follow the guide from its first step to its last; no block of it may be left out."""
+        self.prepare()
+        await self.backfill()
+        await self.verify()
+        self.release()
+        await self.cut_over()
+        self.archive()
+        assert self.reader.left_out() == []
+
     def prepare(self) -> None:
         """Steps 1 to 3, up to the function, which carries what phones write."""
         run, write = self.reader.run, self.database.write

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from tests.support.app_rows import PLANTS, count_app_rows, plant_app
 from tests.support.databases import DatabaseUrls
+from tests.support.operator_commands import run_command
 
 pytestmark = pytest.mark.process
 
@@ -24,18 +23,10 @@ def run(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> Run:
     """Runs `syncbeat-server app` with the settings of a deployment that has the app `shop` beside `default`."""
     apps = tmp_path / "apps.toml"
     apps.write_text('[apps.shop]\njwt_issuer = "https://shop.example"\n')
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
 
     def command(*arguments: str, url: str = database_urls.app_url) -> subprocess.CompletedProcess[str]:
-        settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "APPS_FILE": str(apps)}
-        return subprocess.run(
-            [sys.executable, "-m", "syncbeat_server.cli", "app", *arguments],
-            env={**own, **{f"SYNCBEAT_{name}": value for name, value in settings.items()}},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        settings = {"SYNCBEAT_DATABASE_URL": url, "SYNCBEAT_REDIS_URL": redis_url, "SYNCBEAT_APPS_FILE": str(apps)}
+        return run_command("app", *arguments, settings=settings)
 
     return command
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +17,7 @@ from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.firebase_users import PASSWORD_HASH, export_of, firebase_user
 from tests.support.identities import anybody, apps_file, link_request, link_token, new_token
+from tests.support.operator_commands import run_command
 from tests.support.rpc_server import KID, METHODS, SECRET, Caller, Server, running_server
 
 pytestmark = pytest.mark.process
@@ -45,24 +44,16 @@ async def server(database_urls: DatabaseUrls, redis_url: str, file: str) -> Asyn
 @pytest.fixture
 def run(database_urls: DatabaseUrls, redis_url: str, file: str) -> Run:
     """Runs `syncbeat-server import-users` with the settings of the deployment."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     settings = {
-        "DATABASE_URL": database_urls.app_url,
-        "REDIS_URL": redis_url,
-        "APPS_FILE": file,
-        "JWT_ISSUER": ISSUER,
-        "JWT_SUBJECTS": "any",
+        "SYNCBEAT_DATABASE_URL": database_urls.app_url,
+        "SYNCBEAT_REDIS_URL": redis_url,
+        "SYNCBEAT_APPS_FILE": file,
+        "SYNCBEAT_JWT_ISSUER": ISSUER,
+        "SYNCBEAT_JWT_SUBJECTS": "any",
     }
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "syncbeat_server.cli", "import-users", *arguments],
-            env={**own, **{f"SYNCBEAT_{name}": value for name, value in settings.items()}},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command("import-users", *arguments, settings=settings)
 
     return command
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +17,7 @@ from syncbeat_server.transfer.mapping.map_file import parse_map
 from tests.support import planted_exports
 from tests.support.app_rows import plant_app
 from tests.support.databases import DatabaseUrls
+from tests.support.operator_commands import run_command
 from tests.support.transfers import store_export
 
 pytestmark = pytest.mark.process
@@ -40,19 +39,10 @@ def run(database_urls: DatabaseUrls, redis_url: str, tmp_path: Path) -> Run:
     """Runs `syncbeat-server` with the settings of a deployment, in a folder with a map and an export."""
     (tmp_path / "map.toml").write_text(MAP, encoding="utf-8")
     (tmp_path / "export.json").write_text(TREE, encoding="utf-8")
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     stores = {"SYNCBEAT_DATABASE_URL": database_urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
 
     def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "syncbeat_server.cli", *arguments],
-            env={**own, **stores, **settings},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            cwd=tmp_path,
-        )
+        return run_command(*arguments, settings={**stores, **settings}, folder=tmp_path)
 
     return command
 

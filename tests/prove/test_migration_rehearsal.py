@@ -21,13 +21,7 @@ async def test_migration_rehearsal_of_ten_thousand_users(
 ) -> None:
     with serving(["demo", "--serve"], "RevokeUser", {"SYNCBEAT_LISTEN": "127.0.0.1:0"}) as served:
         team = Team(served, tmp_path, CHATS, WRITES)
-        team.prepare()
-        await team.backfill()
-        await team.verify()
-        team.release()
-        await team.cut_over()
-        team.archive()
-    assert team.reader.left_out() == []
+        await team.follow()
     record(
         "migration-rehearsal",
         {

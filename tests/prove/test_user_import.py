@@ -19,6 +19,7 @@ import pytest
 from tests.support.databases import DatabaseUrls
 from tests.support.fake_clock import wait_until
 from tests.support.firebase_users import firebase_user
+from tests.support.operator_commands import command_environment
 
 pytestmark = pytest.mark.prove
 
@@ -95,9 +96,8 @@ async def test_user_import_of_a_large_export(
     export, apps = tmp_path / "users.json", tmp_path / "apps.toml"
     write_export(export)
     apps.write_text(f'[[apps.default.issuers]]\njwt_issuer = "https://new.example"\nemail_joins = "{ISSUER}"\n')
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
-    settings = {"DATABASE_URL": database_urls.app_url, "REDIS_URL": redis_url, "APPS_FILE": str(apps)}
-    environment = {**own, **{f"SYNCBEAT_{name}": text for name, text in settings.items()}}
+    stores = {"SYNCBEAT_DATABASE_URL": database_urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
+    environment = command_environment({**stores, "SYNCBEAT_APPS_FILE": str(apps)})
     arguments = [*ARGUMENTS, str(export), "--project", "our-shop"]
     killed_at = []
     for share in range(1, KILLS + 1):  # in each quarter but the last

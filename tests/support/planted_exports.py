@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import asyncpg
 
 from tests.support.databases import DatabaseUrls
+from tests.support.operator_commands import PROGRAM, command_environment
 
 MAP = """
 version = 1
@@ -131,15 +130,14 @@ class Ran:
 
 async def run(urls: DatabaseUrls, redis_url: str, folder: Path, *arguments: str) -> Ran:
     """Run `syncbeat-server` in a folder, and measure it."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
     stores = {"SYNCBEAT_DATABASE_URL": urls.app_url, "SYNCBEAT_REDIS_URL": redis_url}
 
     def finish() -> Ran:
         began, rss_mib = time.monotonic(), 0.0
         with (folder / "out").open("w+") as out, (folder / "err").open("w+") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "syncbeat_server.cli", *arguments],
-                env={**own, **stores},
+                [*PROGRAM, *arguments],
+                env=command_environment(stores),
                 stdout=out,
                 stderr=errors,
                 cwd=folder,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import psutil
 
 from syncbeat_devtools.embedded import EmbeddedStores
 from tests.support.databases import DatabaseUrls
+from tests.support.operator_commands import PROGRAM, command_environment
 
 _LOOK_EVERY_S = 0.05
 _BACKENDS = """SELECT pid FROM pg_stat_activity
@@ -53,13 +52,12 @@ class ImportCommand:
 
     async def run(self, kill_at: int | None = None) -> ImportRun:
         """Run it to its end, or kill it as soon as so many places are done."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("SYNCBEAT_")}
         stores = {"SYNCBEAT_DATABASE_URL": self.urls.app_url, "SYNCBEAT_REDIS_URL": self.stores.redis_url}
         loop = asyncio.get_running_loop()
         started = loop.time()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "syncbeat_server.cli", "import-rtdb", *self.arguments),
-            env={**own, **stores},
+            *(*PROGRAM, "import-rtdb", *self.arguments),
+            env=command_environment(stores),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import InvalidOperation
 from enum import StrEnum
 from typing import IO
 
@@ -16,6 +15,7 @@ import ijson
 
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.transfer.bounded_numbers import BoundedNumbers
+from syncbeat_server.transfer.export_faults import told_faults
 
 _BUFFER_OCTETS = 1 << 17
 _PASSWORD = "password"  # noqa: S105  # the name of a way to sign in
@@ -53,17 +53,10 @@ def read_users(export: IO[bytes]) -> Iterator[FirebaseUser | UserMisfit]:
         ConfigurationError: the file is no such export, or ends too early.
     """
     found = False
-    try:
+    with told_faults():
         for entry in ijson.items(BoundedNumbers(export), "users.item", buf_size=_BUFFER_OCTETS):
             found = True
             yield _user(entry)
-    except ijson.JSONError as error:
-        what = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise ConfigurationError(f"the export is no JSON document: {what}") from error
-    except (SystemError, ValueError, InvalidOperation) as error:
-        raise ConfigurationError(
-            "the export has a number that cannot be read, as of an exponent of 19 digits"
-        ) from error
     if not found:
         raise ConfigurationError("the export has no users: want what `firebase auth:export users.json` writes")
 

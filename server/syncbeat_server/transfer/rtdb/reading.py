@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import InvalidOperation
 from typing import IO, Any, NamedTuple
 
 import ijson
@@ -11,6 +10,7 @@ import ijson
 from syncbeat_server.defaults import VALUE_OCTETS
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.transfer.bounded_numbers import BoundedNumbers
+from syncbeat_server.transfer.export_faults import told_faults
 from syncbeat_server.transfer.model import Json, MisfitReason, Path
 from syncbeat_server.transfer.rtdb.path_tree import PathNode
 from syncbeat_server.transfer.rtdb.shapes import exact_number
@@ -51,15 +51,8 @@ def read_entries(export: IO[bytes], root: PathNode) -> Iterator[Entry]:
         ConfigurationError: the file is no JSON document, or no object.
     """
     events: _Events = ijson.basic_parse(BoundedNumbers(export), buf_size=_BUFFER_OCTETS)
-    try:
+    with told_faults():
         yield from _read_tree(events, root)
-    except ijson.JSONError as error:
-        what = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise ConfigurationError(f"the export is no JSON document: {what}") from error
-    except (SystemError, ValueError, InvalidOperation) as error:
-        raise ConfigurationError(
-            "the export has a number that cannot be read, as of an exponent of 19 digits"
-        ) from error
 
 
 def _read_tree(events: _Events, root: PathNode) -> Iterator[Entry]:

@@ -28,7 +28,7 @@ def value_rows(snapshot: Snapshot, app_id: str, scope: str | None, user_id: str 
     return snapshot.sized_rows(
         f"""SELECT scope, key, value::text AS value, deleted, sequence, changed_at, source_time
             FROM changes WHERE {_OF} ORDER BY scope, key""",  # noqa: S608  # a constant
-        f"SELECT octets FROM changes WHERE {_OF} ORDER BY scope, key",  # noqa: S608  # the same
+        f"SELECT octets FROM changes WHERE {_OF} ORDER BY scope, key",  # noqa: S608  # a constant
         app_id,
         scope,
         user_id,

@@ -18,6 +18,6 @@ async def user_rows(snapshot: Snapshot, name: str, table: UserTable, app_id: str
     """Yield the rows of a user in a table, each a JSON object of its exported columns."""
     columns = ", ".join(f"{table.shown.get(column, column)} AS {column}" for column in table.columns)
     query = f"""SELECT to_jsonb(shown)::text AS row
-        FROM (SELECT {columns} FROM {name} WHERE app_id = $1 AND {table.where} ORDER BY 1, 2) shown"""  # noqa: S608  # the same
+        FROM (SELECT {columns} FROM {name} WHERE app_id = $1 AND {table.where} ORDER BY 1, 2) shown"""  # noqa: S608  # constants of the declaration
     async for row in snapshot.rows(query, app_id, user_id):
         yield row["row"]

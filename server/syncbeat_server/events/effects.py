@@ -21,7 +21,7 @@ from syncbeat_server.ratelimit.model import TierPolicy
 from syncbeat_server.ratelimit.user_tiers import check_tier, grant_tier
 from syncbeat_server.runtime.worker_processes import RunInWorker, run_inline
 from syncbeat_server.storage.postgres.database import Connection
-from syncbeat_server.sync.feed.writer import Append, append, lock_in_order, lock_scope
+from syncbeat_server.sync.feed.writer import NOTHING_APPENDED, Append, AppendResult, append, lock_in_order, lock_scope
 from syncbeat_server.sync.model import Cursor
 from syncbeat_server.sync.policy import Prior
 from syncbeat_server.sync.tuning.hint_recorder import HintRecorder
@@ -75,7 +75,8 @@ async def carry_out(
         await grant_tier(conn, app_id, tier.user_id, tier.tier)
         await record_grant(conn, app_id, tier.user_id, tier.tier)
         told.callers.append(tier.user_id)
-    heads, moved = await _append(conn, app_id, effects, rules)
+    appended = await _append(conn, app_id, effects, rules)
+    moved = appended.moved
     now = rules.clock.now()
     accepted: list[NewNotification] = []
     if effects.trigger is not None and moved:
@@ -86,7 +87,7 @@ async def carry_out(
         accepted.append(notification_of(app_id, caller, effects.notification, notification_id, current_traceparent()))
     await accept(conn, accepted)
     result = EffectResult(
-        heads,
+        appended.heads,
         accepted[0].notification_id if effects.trigger is not None and moved else "",
         accepted[-1].notification_id if effects.notification is not None else "",
     )
@@ -167,17 +168,15 @@ async def _change_members(conn: Connection, app_id: str, effect: MemberEffect, t
     told.members += [*added, *removed]
 
 
-async def _append(
-    conn: Connection, app_id: str, effects: Effects, rules: EffectRules
-) -> tuple[tuple[Cursor, ...], tuple[Cursor, ...]]:
-    """Write the changes; return the heads of their scopes, and of those in which one was written."""
+async def _append(conn: Connection, app_id: str, effects: Effects, rules: EffectRules) -> AppendResult:
+    """Write the changes, if there are any."""
     if not effects.changes:
-        return (), ()
+        return NOTHING_APPENDED
     call = Append(app_id, effects.changes, effects.trigger is not None)
     (appended,) = await append(conn, [call], rules.prior, create_scopes=True, offload=rules.offload)
     if isinstance(appended, SyncbeatError):
         raise appended
-    return appended.heads, appended.moved
+    return appended
 
 
 async def _require_scopes(conn: Connection, app_id: str, effect: NotificationEffect) -> None:

@@ -16,14 +16,13 @@ from syncbeat_devtools.simulate.policies.rivals import USUAL, AverageSchedule, C
 from syncbeat_devtools.simulate.policies.schedules import FixedSchedule
 from syncbeat_devtools.simulate.policies.settings import PolicyRow, Settings
 from syncbeat_server.defaults import SchedulingPolicy
-from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.fit_samples import MAX_SCOPES, WANTED_SCOPES, History
 from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, NO_RHYTHM, Rhythm, rhythm_of
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.tuning.hint_recorder import sampled
 from syncbeat_server.sync.tuning.prior_fit import fit
 from syncbeat_server.sync.tuning.rhythm_fit import count_hours, learn_rhythm
 
-_WANTED_SCOPES, _MAX_SCOPES = 300.0, 1_000
 _A_CHANGE_A_DAY = 1.0 / DAY
 
 
@@ -145,9 +144,9 @@ def _histories(day: LogDay, end: float) -> Sequence[History]:
     known = [feed for feed in day.scopes if feed.born < end]
     start = end - DAY
     active = sum(any(start <= at < end for at in feed.changes) for feed in known)
-    share = min(1.0, _WANTED_SCOPES / max(1, active))
+    share = min(1.0, WANTED_SCOPES / max(1, active))
     found = [feed for feed in known if sampled(feed.scope, share)]
-    chosen = sorted(found, key=lambda feed: md5(feed.scope.encode(), usedforsecurity=False).digest())[:_MAX_SCOPES]
+    chosen = sorted(found, key=lambda feed: md5(feed.scope.encode(), usedforsecurity=False).digest())[:MAX_SCOPES]
     return [
         History(max(start, feed.born), end, tuple(at for at in feed.changes if start <= at < end)) for feed in chosen
     ]

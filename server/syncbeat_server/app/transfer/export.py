@@ -1,18 +1,25 @@
-"""Opens the database for one run of a command that exports from a snapshot."""
+"""Opens the database for one run of a command that moves data, and tells the servers of callers that changed."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from syncbeat_server.app.change_notifier import Topic, wake_up_message
+from syncbeat_server.app.process import Stores
+from syncbeat_server.clock import SystemClock
+from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database, open_database
 from syncbeat_server.storage.postgres.roles import require_restricted_login
 from syncbeat_server.storage.postgres.snapshot import Snapshot, open_snapshot
+from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.storage.schema_check import require_current_schema
 
 
 @asynccontextmanager
-async def open_transfer(database_url: str, *, connections: int = 1) -> AsyncIterator[Database]:
+async def open_transfer(
+    database_url: str, *, connections: int = 1, name: str = "syncbeat-transfer"
+) -> AsyncIterator[Database]:
     """Open the database as the service does, for one command.
 
     Raises:
@@ -20,7 +27,7 @@ async def open_transfer(database_url: str, *, connections: int = 1) -> AsyncIter
         DependencyDown: it does not answer.
         MigrationNeeded: it is of another version.
     """
-    async with open_database(database_url, size=connections, name="syncbeat-transfer") as database:
+    async with open_database(database_url, size=connections, name=name) as database:
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
@@ -32,3 +39,14 @@ async def open_export(database_url: str) -> AsyncIterator[Snapshot]:
     """Open the database as `open_transfer` does, and hold one moment of it. Raises the same."""
     async with open_transfer(database_url) as database, open_snapshot(database) as snapshot:
         yield snapshot
+
+
+async def tell_callers(stores: Stores, deployment: str, callers: Sequence[tuple[str, str]]) -> bool:
+    """Make every process check these callers (app, user) again. Returns False if Redis does not answer."""
+    try:
+        async with open_redis(stores.redis_url, SystemClock(), deployment) as bus:
+            for app_id, user_id in callers:
+                await bus.announce(Topic.CALLERS, wake_up_message(app_id, user_id))
+    except DependencyDown:
+        return False
+    return True

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import orjson
 
+from syncbeat_server.app.transfer.export import open_transfer
 from syncbeat_server.app.tuning import goal_of
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.directory.model import Member, Registration
 from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.garbage_collector import spare_started_process
 from syncbeat_server.ops.settings.app import AppSettings
-from syncbeat_server.storage.postgres.database import open_database
-from syncbeat_server.storage.postgres.roles import require_restricted_login
-from syncbeat_server.storage.schema_check import require_current_schema
 from syncbeat_server.sync.model import NewChange
 from syncbeat_server.sync.tuning.price_updates import HintTuner
 from syncbeat_server.transfer.importing.batches import BatchReader, ImportSource
@@ -110,10 +108,7 @@ async def import_rtdb(
         MigrationNeeded: it is of another version.
     """
     clock = SystemClock()
-    async with open_database(database_url, size=1, name="syncbeat-import") as database:
-        async with database.connection() as conn:
-            await require_restricted_login(conn)
-            await require_current_schema(conn)
+    async with open_transfer(database_url, name="syncbeat-import") as database:
         tuner = HintTuner(database, lambda: {request.app_id: goal_of(settings)}, tuple, clock)
         await tuner.read()
         spare_started_process()

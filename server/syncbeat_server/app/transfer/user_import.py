@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from syncbeat_server.app.change_notifier import Topic, wake_up_message
 from syncbeat_server.app.process import Stores, deployment_id
 from syncbeat_server.app.token_issuers import issuer_of
-from syncbeat_server.app.transfer.export import open_transfer
+from syncbeat_server.app.transfer.export import open_transfer, tell_callers
 from syncbeat_server.auth.model import Issuer, home_issuer
 from syncbeat_server.auth.tokens.verify import is_user_id
-from syncbeat_server.clock import SystemClock
 from syncbeat_server.defaults import UnlinkedSubjects
-from syncbeat_server.errors import ConfigurationError, DependencyDown
+from syncbeat_server.errors import ConfigurationError
 from syncbeat_server.ops.settings.app import AppSettings
-from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.transfer.firebase.importer import ImportPlan, UserReport, import_users
 
 _ISSUERS = "https://securetoken.google.com/"
@@ -66,22 +63,12 @@ async def run_user_import(
     try:
         with export.open("rb") as file:
             async with open_transfer(stores.database_url) as database:
+                deployment = await deployment_id(database)  # now: a database that fails later must not keep it
                 try:
                     report = await import_users(database, plan, file, disabled.append, on_batch)
                 finally:
-                    untold = not await _tell(stores, await deployment_id(database), plan.app_id, disabled)
+                    callers = [(plan.app_id, user_id) for user_id in disabled]
+                    untold = bool(callers) and not await tell_callers(stores, deployment, callers)
     except OSError as error:
         raise ConfigurationError(f"{export}: {error.strerror}") from error
     return report, untold
-
-
-async def _tell(stores: Stores, deployment: str, app_id: str, users: list[str]) -> bool:
-    if not users:
-        return True
-    try:
-        async with open_redis(stores.redis_url, SystemClock(), deployment) as bus:
-            for user_id in users:
-                await bus.announce(Topic.CALLERS, wake_up_message(app_id, user_id))
-    except DependencyDown:
-        return False
-    return True

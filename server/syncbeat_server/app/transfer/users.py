@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from syncbeat_server.app.change_notifier import Topic, wake_up_message
 from syncbeat_server.app.process import Stores, deployment_id
-from syncbeat_server.app.transfer.export import open_transfer
-from syncbeat_server.clock import SystemClock
-from syncbeat_server.errors import DependencyDown
-from syncbeat_server.storage.redis.bus import open_redis
+from syncbeat_server.app.transfer.export import open_transfer, tell_callers
 from syncbeat_server.transfer.users.erasure import ErasedUser, UserErasure
 
 
@@ -42,12 +38,7 @@ class StoredUsers:
         return await self._erasure.erase(app_id, user_id, self._tell)
 
     async def _tell(self) -> None:
-        try:
-            async with open_redis(self._stores.redis_url, SystemClock(), self._deployment) as bus:
-                for of_app, user in self._changed:
-                    await bus.announce(Topic.CALLERS, wake_up_message(of_app, user))
-        except DependencyDown:
-            self.untold = True
+        self.untold = not await tell_callers(self._stores, self._deployment, self._changed)
 
 
 @asynccontextmanager

@@ -19,11 +19,11 @@ from syncbeat_server.storage.batcher import Batcher
 from syncbeat_server.storage.postgres.database import Database
 
 CACHE_S, JITTER = 60.0, 0.1
+"""The most seconds from the reading of a status to its end, which the jitter only shortens: what a backend changes, a
+user's tier for one, holds after a minute even where no invalidation arrives."""
 MOST_REMOVED = 4
 """Entries removed at most when one is added: no call pays for all that ended in a lull, and the cache shrinks all the
 same."""
-"""The most seconds from the reading of a status to its end, which the jitter only shortens: what a backend changes, a
-user's tier for one, holds after a minute even where no invalidation arrives."""
 NEGATIVE_CACHE_S = 9.0
 """Less than ten seconds: a user or session made just now must not be locked out for longer."""
 # After so many invalidations during one read its result is returned but not cached.

@@ -105,11 +105,7 @@ async def lock_user(conn: Connection, app_id: str, user_id: str) -> int | None:
 
 async def lock_users(conn: Connection, app_id: str, user_ids: Sequence[str]) -> None:
     """Lock the rows of those users who have one, in order."""
-    await conn.execute(
-        """SELECT FROM users WHERE app_id = $1 AND user_id = ANY($2::text[]) ORDER BY user_id FOR NO KEY UPDATE""",
-        app_id,
-        list(user_ids),
-    )
+    await lock_known(conn, app_id, user_ids)
 
 
 async def lock_known(conn: Connection, app_id: str, user_ids: Sequence[str]) -> dict[str, KnownUser]:

@@ -21,8 +21,17 @@ from syncbeat_server.ops.settings.types import (
 )
 
 DEFAULT_ISSUER = "syncbeat"
-WRITABLE_CLAIM = "user_metadata"
+_WRITABLE_CLAIM = "user_metadata"
 """A claim that users of Supabase write themselves: nothing that grants anything is read from it."""
+
+
+def claim_faults(setting: str, claim: str, example: str) -> Iterator[str]:
+    """Yield the faults of the path of a claim that something is granted by; `example` is a path that would do."""
+    names = claim.split(".")
+    if names[0] == _WRITABLE_CLAIM:
+        yield f"{setting}: users write user_metadata themselves; want a claim that they cannot: {example}"
+    if not all(names):
+        yield f"{setting}: want names of claims, each inside the one before, joined by single dots"
 
 
 class SubjectFormat(StrEnum):
@@ -115,11 +124,7 @@ class IssuerSettings(CheckedTogether):
         yield from faults_of(check_secrets, "JWT_SECRETS", self.jwt_secrets)
         if self.jwks_url:
             yield from faults_of(check_base_url, "JWKS_URL", self.jwks_url)
-        path = self.user_id_claim.split(".")
-        if path[0] == WRITABLE_CLAIM:
-            yield "USER_ID_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.uid"
-        if not all(path):
-            yield "USER_ID_CLAIM: want names of claims, each inside the one before, joined by single dots"
+        yield from claim_faults("USER_ID_CLAIM", self.user_id_claim, "app_metadata.uid")
         if self.jwt_issuer in self.email_joins:
             yield "EMAIL_JOINS: an issuer does not join its own users"
         if self.email_joins and self.unlinked_subjects is UnlinkedSubjects.SHARED:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from syncbeat_server.defaults import SERVICE_TIER
-from syncbeat_server.ops.settings.issuer import WRITABLE_CLAIM
+from syncbeat_server.ops.settings.issuer import claim_faults
 from syncbeat_server.ops.settings.types import NAME, CheckedTogether
 
 MAX_TIERS = 100
@@ -111,10 +111,8 @@ class TierSelection(CheckedTogether):
         if self.default_tier and self.default_tier not in known:
             tables = "none, [apps.NAME.tiers.TIER] tables of the apps file"
             yield f"DEFAULT_TIER: no such tier; the tiers of the app's users are: {', '.join(known) or tables}"
-        if self.tier_claim.partition(".")[0] == WRITABLE_CLAIM:
-            yield "TIER_CLAIM: users write user_metadata themselves; want a claim that they cannot: app_metadata.plan"
-        if self.tier_claim and not all(self.tier_claim.split(".")):
-            yield "TIER_CLAIM: want names of claims, each inside the one before, joined by single dots"
+        if self.tier_claim:
+            yield from claim_faults("TIER_CLAIM", self.tier_claim, "app_metadata.plan")
         if not _is_zone(self.quota_time_zone):
             yield "QUOTA_TIME_ZONE: want a time zone of the IANA database, such as Europe/Vienna"
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from syncbeat_server.sync.policy.rhythm import NO_EVIDENCE, WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import Prior
 
+WANTED_SCOPES, MAX_SCOPES = 300.0, 1_000
+"""The number of scopes that an app's samples are to hold, and the most whose histories are fitted."""
+
 
 class History(NamedTuple):
     """Holds the changes of a scope between two moments: unix seconds, ascending."""

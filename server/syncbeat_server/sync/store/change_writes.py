@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from syncbeat_server.defaults import VALUE_OCTETS
@@ -204,7 +205,7 @@ def write_columns(writes: Sequence[Write]) -> list[list[Any]]:
     """Return the columns of `write_sql` but the source times."""
     if not writes:
         return [[] for _ in range(_COLUMNS)]
-    return [list(column) for column in zip(*writes, strict=True)][:_COLUMNS]
+    return [list(column) for column in islice(zip(*writes, strict=True), _COLUMNS)]
 
 
 def source_times(writes: Sequence[Write]) -> list[list[datetime | None]]:

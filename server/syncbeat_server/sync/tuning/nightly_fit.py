@@ -18,7 +18,7 @@ from syncbeat_server.clock import Clock
 from syncbeat_server.errors import SyncbeatError
 from syncbeat_server.ops.process_group import launch_prefix
 from syncbeat_server.storage.postgres.database import Database
-from syncbeat_server.sync.policy.fit_samples import Fitted, History, Known
+from syncbeat_server.sync.policy.fit_samples import MAX_SCOPES, WANTED_SCOPES, Fitted, History, Known
 from syncbeat_server.sync.policy.rhythm import WeekEvidence
 from syncbeat_server.sync.policy.scope_prior import DEFAULT_PRIOR, Prior
 from syncbeat_server.sync.store import change_samples
@@ -29,8 +29,6 @@ _CHECK_EVERY_S = 600.0
 _TURN_S = 3600.0 - 60.0
 _FIT_EVERY_S = 23 * 3600.0
 _LAG_S = 120.0
-_WANTED_SCOPES = 300.0
-_MAX_SCOPES = 1_000
 _MAX_COUNTED = 1_000_000
 _MAX_SHARE_RATIO = 2.0  # of the wanted and the present share, from which on it is changed
 _FIT_TIMEOUT_S = 60.0
@@ -76,9 +74,9 @@ class NightlyFit:
             turn = await change_samples.claim_fit_turn(conn, app_id, _TURN_S, _FIT_EVERY_S, _LAG_S)
             if turn is None:
                 return None
-            histories = await change_samples.read_histories(conn, app_id, turn, _MAX_SCOPES) if turn.due else []
+            histories = await change_samples.read_histories(conn, app_id, turn, MAX_SCOPES) if turn.due else []
             wanted = min(
-                1.0, _WANTED_SCOPES / max(1, await change_samples.count_active_scopes(conn, app_id, _MAX_COUNTED))
+                1.0, WANTED_SCOPES / max(1, await change_samples.count_active_scopes(conn, app_id, _MAX_COUNTED))
             )
             if not 1 / _MAX_SHARE_RATIO < wanted / turn.share < _MAX_SHARE_RATIO:
                 await change_samples.set_sample_share(conn, app_id, wanted)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from syncbeat_server.sync.model import Signal
-from syncbeat_server.sync.policy.fit_samples import History
+from syncbeat_server.sync.policy.fit_samples import MAX_SCOPES, History
 from syncbeat_server.sync.policy.rhythm import (
     HOUR_S,
     HOURS,
@@ -32,7 +32,6 @@ MEMORY_S = 14 * 86_400.0
 
 _WARM_UP = 0.5  # of a history: its beliefs begin with nothing, and would be blamed for that
 _STEP_S = 900.0
-_MAX_SCOPES = 1_000
 _ECHOES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 _WORTH = 0.002  # of the requests: for less no echo is added
 _LEAST_CHANGES = 30
@@ -50,7 +49,7 @@ def learn_rhythm(histories: Sequence[History], prior: Prior, before: WeekEvidenc
     """Return the evidence after these histories of one span of time, whose `prior` is fitted already."""
     evidence = count_hours(histories, before)
     return evidence._replace(
-        echo=_echo(_estimates(histories[:_MAX_SCOPES], prior, rhythm_of(evidence)._replace(echo=0.0)))
+        echo=_echo(_estimates(histories[:MAX_SCOPES], prior, rhythm_of(evidence)._replace(echo=0.0)))
     )
 
 

@@ -196,9 +196,10 @@ class ConnectionPool:
                 raise
         finally:
             self.waiting -= 1
-        cast(PooledConnection, conn).mark_lent(True, now())
+        lent_s = now()
+        cast(PooledConnection, conn).mark_lent(True, lent_s)
         self._lent.lend(conn)
-        self.figures.acquired(now(), now() - began_s)
+        self.figures.acquired(lent_s, lent_s - began_s)
         return conn
 
     async def release(self, conn: PoolConnectionProxy) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,13 @@ async def one(url: str, query: str) -> Any:
 def work_s() -> float:
     """Seconds that this process and its children worked for: what else the machine does is not their fault."""
     own = psutil.Process()
-    living = [child.cpu_times() for child in own.children(recursive=True)]
+    living = 0.0
+    for child in own.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended since it was listed: reaped, it counts among those that ended
+            child_times = child.cpu_times()
+            living += child_times.user + child_times.system
     times = own.cpu_times()
-    ended = times.children_user + times.children_system
-    return times.user + times.system + ended + sum(child.user + child.system for child in living)
+    return times.user + times.system + times.children_user + times.children_system + living
 
 
 def gone(processes: list[psutil.Process]) -> bool:

@@ -50,16 +50,21 @@ def settings_of(stores: EmbeddedStores, role: str, **more: str) -> dict[str, str
 
 @contextmanager
 def stopped(pid: int | None) -> Iterator[None]:
-    """A server and its children hang: they take connections and answer nothing."""
+    """Make a server and its children hang: they take connections and answer nothing.
+
+    The server is stopped first and continued last, for it reaps children that ended; those keep their pids until then.
+    """
     assert pid is not None
     server = psutil.Process(pid)
-    family = [server, *server.children(recursive=True)]
+    server.send_signal(signal.SIGSTOP)
+    children: list[psutil.Process] = []
     try:
-        for one in family:
-            one.send_signal(signal.SIGSTOP)
+        children = server.children(recursive=True)
+        for child in children:
+            child.send_signal(signal.SIGSTOP)
         yield
     finally:
-        for one in family:
+        for one in [*children, server]:
             one.send_signal(signal.SIGCONT)
 
 

@@ -52,13 +52,12 @@ class CallLifecycle:
     """The state of one call: made when it arrives, entered when it is served, told once how it ends.
 
     `started_s` is the monotonic time that its duration counts from, 0 until its request is there: the time that a
-    request takes to arrive is its caller's. `authorization` holds the values of that metadata
-    key; a binary one counts as empty. It and `request_id` are there from `enter` on.
+    request takes to arrive is its caller's. `authorization` holds the values of that metadata key; a binary one counts
+    as empty.
     """
 
     __slots__ = (
         "_admitted",
-        "_metadata",
         "_meters",
         "_recorded",
         "authorization",
@@ -68,17 +67,24 @@ class CallLifecycle:
     )
 
     def __init__(self, meters: CallMeters, context: Context) -> None:
+        """Read the call's headers, and count it among those that began."""
         self.context = context
-        self.request_id = ""
-        self._metadata = metadata_of(context)
         self._meters = meters
         meters.calls.started += 1
         self.started_s = 0.0
         self._admitted = self._recorded = False
+        authorization, request_id = [], ""
+        for key, value in metadata_of(context):
+            if key == "authorization":
+                authorization.append(value if isinstance(value, str) else "")
+            elif key == "x-request-id" and not request_id and isinstance(value, str):
+                request_id = value if len(value) <= _MAX_REQUEST_ID else ""
+        self.authorization = authorization
+        self.request_id = request_id or f"{_PROCESS_ID}-{next(_sequence)}"
+        logged_request_id.set(self.request_id)
 
     def enter(self) -> None:
-        """Read the call's headers, and count it as in flight from here on."""
-        self._read_headers()
+        """Count the call as in flight from here on."""
         self._admitted = True
         counts = self._meters.counts
         counts.started += 1
@@ -107,10 +113,6 @@ class CallLifecycle:
     async def fail(self, error: BaseException) -> None:
         """Record the error, and abort the call with its status, which raises; a cancelled call has no status left."""
         self.leave()
-        if self.request_id:
-            logged_request_id.set(self.request_id)  # again, since a batch runs outside the call's context
-        else:
-            self._read_headers()
         if isinstance(error, TokenRefused) and error.fault is not None:
             self._report_refusal(error, error.fault)
         if isinstance(error, SyncbeatError) and not self._recorded:
@@ -143,17 +145,6 @@ class CallLifecycle:
         if not self._recorded:
             self._recorded = True
             meters.record(code, meters.monotonic() - self.started_s if self.started_s else 0.0)
-
-    def _read_headers(self) -> None:
-        authorization, request_id = [], ""
-        for key, value in self._metadata:
-            if key == "authorization":
-                authorization.append(value if isinstance(value, str) else "")
-            elif key == "x-request-id" and not request_id and isinstance(value, str):
-                request_id = value if len(value) <= _MAX_REQUEST_ID else ""
-        self.authorization = authorization
-        self.request_id = request_id or f"{_PROCESS_ID}-{next(_sequence)}"
-        logged_request_id.set(self.request_id)
 
 
 def _code_of(error: BaseException) -> str:

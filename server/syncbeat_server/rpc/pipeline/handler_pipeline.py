@@ -196,7 +196,6 @@ class HandlerPipeline:
                 answer = await in_batch(partial(_try_answer, checks, try_sync, data, call))
                 if isinstance(answer, bytes):
                     return answer
-                logged_request_id.set(call.request_id)  # a batch runs outside the call's context
                 left_s = call.left_s(monotonic() - call.started_s)
                 set_deadline(left_s)
                 answer = await within(left_s, _answer(run, checks, behaviour, data, call, answer))
@@ -250,6 +249,7 @@ async def complete_in_time(within: Within, checking: Coroutine[Any, Any, ReadyCa
 
 def _try_answer(checks: RequestChecks, try_sync: TrySync, data: bytes, call: CallLifecycle) -> bytes | CheckedRequest:
     """Return the answer if nothing has to be awaited for it, and record it; else how far the checks got."""
+    logged_request_id.set(call.request_id)  # a batch runs outside the call's context
     call.enter()
     try:
         call.left_s()

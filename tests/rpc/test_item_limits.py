@@ -51,7 +51,7 @@ BOMBS = {
     "cursors of a stream": ("WatchHintsRequest", items("WatchHintsRequest", "cursors"), "cursors"),
     "changes": ("PublishChangesRequest", items("PublishChangesRequest", "changes"), "changes"),
     "changes of effects": ("IngestEventRequest", effects(), "effects.changes"),
-    "effects again and again": ("IngestEventRequest", items("IngestEventRequest", "effects"), ""),
+    "effects again and again": ("IngestEventRequest", items("IngestEventRequest", "effects"), "effects"),
     "unknown fields": ("GetHintRequest", b"\x7a\x00" * 650_000, ""),
     "group": ("GetHintRequest", b"\x7b" + items("GetHintRequest", "cursors", 1_000_000), ""),
     "cut short": ("GetHintRequest", b"\x7a\xff\xff\x7f" + items("GetHintRequest", "cursors", 100_000), ""),

@@ -51,27 +51,29 @@ def excess_items(bounds: ItemBounds, data: bytes) -> FieldViolation | None:
     most = bounds.most + _OTHER_FIELDS
     budget = iter(range(most))
     try:
-        path, number = _excess(bounds, data, "", Counter(), budget)
+        return _excess(bounds, data, "", Counter(), budget)
     except (ValueError, IndexError):
         if next(budget, None) is None:
             return FieldViolation("", f"at most {most} fields", FieldReason.TOO_MANY)
         return FieldViolation("", "these bytes are not a message of this type", FieldReason.MALFORMED)
-    return FieldViolation(path, f"at most {number} items", FieldReason.TOO_MANY) if path else None
 
 
 def _excess(
     bounds: ItemBounds, data: bytes, prefix: str, counts: Counter[str], budget: Iterator[int]
-) -> tuple[str, int]:
+) -> FieldViolation | None:
     for number, content in length_delimited(data, budget):
         if number in bounds.items:
             name, most = bounds.items[number]
             path = prefix + name
             counts[path] += 1
             if counts[path] > most:
-                return path, most
+                return FieldViolation(path, f"at most {most} items", FieldReason.TOO_MANY)
         elif number in bounds.messages:
             name, inner = bounds.messages[number]
-            found = _excess(inner, content, f"{prefix}{name}.", counts, budget)
-            if found[0]:
-                return found
-    return "", 0
+            path = prefix + name
+            counts[path] += 1
+            if counts[path] > _OTHER_FIELDS:  # each would be descended into, which costs more than an item
+                return FieldViolation(path, f"given more than {_OTHER_FIELDS} times", FieldReason.TOO_MANY)
+            if fault := _excess(inner, content, f"{path}.", counts, budget):
+                return fault
+    return None

@@ -83,7 +83,7 @@ async def _serve(first_bytes: int) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # as the service
+    gc.set_threshold(5_000, 20, 1_000)  # as the service
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

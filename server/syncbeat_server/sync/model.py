@@ -170,7 +170,7 @@ class Hint(NamedTuple):
     rate_per_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Change:
     """Holds one row of a feed: the latest value of a key.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from weakref import WeakKeyDictionary
 
 from syncbeat.v1 import sync_service_pb2 as pb
 from syncbeat_server.errors import AccessDenied, FieldReason, FieldViolation, InvalidRequest
@@ -69,12 +70,13 @@ class EventEncoder:
     """Encodes events, and each change that many streams share once.
 
     Streams that are woken together are given the same `Change` objects (`sync/streams/read_ahead.py`), which are the
-    keys here, since nothing else tells a change from one of the same sequence before a restore.
+    keys here, since nothing else tells a change from one of the same sequence before a restore. An encoding goes with
+    the last page that has its change.
     """
 
     def __init__(self) -> None:
-        self._changes: dict[Change, bytes] = {}
-        self._held = 0
+        self._changes: WeakKeyDictionary[Change, bytes] = WeakKeyDictionary()
+        self._held = 0  # at most: octets since the last clearing, of which some are gone with their changes
 
     def encode(self, event: StreamEvent) -> Iterator[bytes]:
         """Yield the messages of an event one by one, so that at most one waits for a slow client in memory."""

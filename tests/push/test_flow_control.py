@@ -76,7 +76,7 @@ def gate(clock: FakeClock) -> Gate:
 async def send(gate: Gate, outcome: Outcome, platform: str = "ANDROID") -> None:
     permit = await gate.enter(platform)
     assert permit is not None
-    gate.record_outcome(permit, outcome, platform, 0.05)
+    gate.record_outcome(permit, outcome, platform)
 
 
 def test_in_flight_limit_is_per_app(gate: Gate) -> None:
@@ -84,6 +84,16 @@ def test_in_flight_limit_is_per_app(gate: Gate) -> None:
     assert gate.free_slots(has_fallback=False) == 2
     gate.in_flight = 12
     assert gate.free_slots(has_fallback=True) == 0
+
+
+async def test_in_flight_limit_follows_the_time_that_attempts_take(clock: FakeClock) -> None:
+    gate = Gate(2_000, 10_000.0, make_breaker(clock), clock)
+    assert gate.max_in_flight == 200
+    admission = await gate.enter("ANDROID")
+    assert admission is not None
+    await clock.advance(0.05)
+    gate.record_outcome(admission, SENT, "ANDROID")
+    assert gate.max_in_flight == 1_000
 
 
 async def test_breaker_spares_a_down_provider_unless_there_is_a_fallback(gate: Gate, clock: FakeClock) -> None:

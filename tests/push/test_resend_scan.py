@@ -115,6 +115,7 @@ async def test_resend_of_a_lost_wake_up_backs_off_and_gives_up(database: Databas
     told = [sample("syncbeat_wakeups_total", {"app": APP, "kind": kind}) for kind in ("first", "resend")]
     missed = [sample("syncbeat_wakeups_missed_total", {"app": APP, "tries": t}) for t in ("first", "resend", "all")]
     assert (told, missed) == ([1, 4], [1, 4, 1])
+    assert sample("syncbeat_delivery_attempts_total", {"outcome": "SENT"}) == 5
     assert await rows_of(database, REACH) == [(pytest.approx(98.7, abs=0.3), pytest.approx(2.0, abs=0.02))]
     columns = "first_answered, first_missed, second_answered, second_missed, all_answered, all_missed"
     assert await rows_of(database, f"SELECT round({columns.replace(', ', '), round(')}) FROM app_reach") == [

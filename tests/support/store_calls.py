@@ -291,7 +291,7 @@ REFUSED: dict[Callable[..., Any], Attempt] = {
     user_erasure.erase_user: lambda c: user_erasure.erase_user(c, "default", "bob"),
     collapse_keys.keep_order: lambda c: collapse_keys.keep_order(c, [CLAIMED]),
     queue.is_still_wanted: lambda c: queue.is_still_wanted(c, CLAIMED),
-    queue.stored_texts: lambda c: queue.stored_texts(c, CLAIMED),
+    push.stored_texts: lambda c: push.stored_texts(c, CLAIMED),
     push.find_notification: lambda c: push.find_notification(c, "default", IDS[2]),
     push.list_deliveries: lambda c: push.list_deliveries(c, "default", DeliveryFilter(), None, 10),
     queue.claim: lambda c: queue.claim(c, IDS[1], 30.0, {"default": 10}),

@@ -198,7 +198,9 @@ class QueueDepth:
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, but nothing changes it: a frozen one of 39 fields takes ten times as long to make, which is 2 % of a
+# delivery (`push_cpu_us_vs_firebase_admin`).
+@dataclass(slots=True)
 class ClaimedDelivery:
     """A delivery leased for one attempt, with everything that the attempt needs.
 

@@ -50,7 +50,7 @@ class Permit:
         self._era = era
         self._number = number
         self._used = False
-        self.on_end: Callable[[bool | None], None] = _ignore
+        self.on_end: Callable[[bool | None], None] | None = None
 
     def succeed(self) -> None:
         """Record that the dependency answered."""
@@ -68,7 +68,8 @@ class Permit:
         if not self._used:
             self._used = True
             self._breaker._record(self._era, self._number, failed=failed)
-            self.on_end(failed)
+            if self.on_end is not None:
+                self.on_end(failed)
 
 
 class Breaker:
@@ -118,13 +119,9 @@ class Breaker:
     @property
     def free_permits(self) -> int | None:
         """Return how many calls are admitted now; None: any number."""
-        match self.state:
-            case BreakerState.CLOSED:
-                return None
-            case BreakerState.OPEN:
-                return 0
-            case BreakerState.HALF_OPEN:
-                return max(0, self._rule.trials - self._trying)
+        if self._opened_at is None:
+            return None
+        return max(0, self._rule.trials - self._trying) if self.state is BreakerState.HALF_OPEN else 0
 
     @property
     def retry_in_s(self) -> float:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class _AttemptCollector(Collector):
+    """Exposes the attempts. The library's own counter takes seven calls for each (`push_cpu_us_vs_firebase_admin`)."""
+
+    def __init__(self, outcomes: Mapping[str, int]) -> None:
+        self._outcomes = outcomes
+
+    def collect(self) -> Iterator[Metric]:
+        attempts = CounterMetricFamily(
+            "syncbeat_delivery_attempts", "Delivery attempts by what became of them", labels=("outcome",)
+        )
+        for outcome, count in self._outcomes.items():
+            attempts.add_metric((outcome,), count)
+        yield attempts
 
 
 class PushMetrics:
@@ -14,9 +31,7 @@ class PushMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.outcomes: Counts[str] = Counts()
         """Delivery attempts by what became of them."""
-        self._outcomes = Counter(
-            "syncbeat_delivery_attempts", "Delivery attempts by what became of them", ("outcome",), registry=registry
-        )
+        registry.register(_AttemptCollector(self.outcomes))
         self._voided = Counter(
             "syncbeat_delivery_outcomes_voided",
             "Outcomes not recorded, since the lease had run out or the device had acknowledged before",
@@ -61,7 +76,6 @@ class PushMetrics:
     def attempt_ended(self, outcome: str) -> None:
         """Count a delivery attempt by its outcome."""
         self.outcomes[outcome] += 1
-        self._outcomes.labels(outcome).inc()
 
     def outcomes_voided(self, count: int) -> None:
         """Count attempts whose lease had run out, so that their outcome was not recorded."""

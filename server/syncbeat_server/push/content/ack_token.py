@@ -12,7 +12,7 @@ _MAC_BYTES = 16
 
 def ack_token(secret: bytes, app_id: str, delivery_id: str) -> str:
     """Return `app.base64url(mac || delivery id)`: 43 characters and the app's name."""
-    name = uuid.UUID(delivery_id).bytes
+    name = bytes.fromhex(delivery_id.replace("-", ""))  # uuid.UUID would take ten times as long
     return f"{app_id}.{base64.urlsafe_b64encode(_mac(secret, app_id, name) + name).rstrip(b'=').decode()}"
 
 

@@ -11,11 +11,11 @@ from syncbeat_server.push.content.templates import render, render_stored
 from syncbeat_server.push.delivery.channel import Channel
 from syncbeat_server.push.delivery.dependencies import DOWN_PAUSE_S, DeliveryDependencies
 from syncbeat_server.push.delivery.provider_fallback import send_with_fallback
-from syncbeat_server.push.model import ClaimedDelivery, Content, DeliveryUpdate, Reason
+from syncbeat_server.push.model import ClaimedDelivery, Content, DeliveryUpdate, Reason, Verdict
 from syncbeat_server.push.policy.retry import RetryRule, conclude, postpone
 from syncbeat_server.push.policy.transitions import Event, update
 from syncbeat_server.push.providers import Message
-from syncbeat_server.push.store import queue
+from syncbeat_server.push.store import notifications
 from syncbeat_server.storage.postgres.database import Database
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ async def attempt(deps: DeliveryDependencies, rule: RetryRule, delivery: Claimed
     if outcome is None:
         return _turned_away(delivery, channel)
     deps.metrics.attempt_ended(outcome.reason or outcome.verdict)
-    return conclude(delivery, outcome, rule, _rng, channel.gate.rate_share)
+    share = channel.gate.rate_share if outcome.verdict is Verdict.RETRY else 1.0
+    return conclude(delivery, outcome, rule, _rng, share)
 
 
 def _turned_away(delivery: ClaimedDelivery, channel: Channel) -> DeliveryUpdate:
@@ -60,7 +61,7 @@ async def _message(database: Database, delivery: ClaimedDelivery, channel: Chann
         rendered = render(content, channel.templates, delivery.locale)
     except KeyError as missing:
         async with database.connection() as conn:
-            texts = await queue.stored_texts(conn, delivery)
+            texts = await notifications.stored_texts(conn, delivery)
         _log.warning("a template or a variable of it is gone", extra={"missing": str(missing), "kept": bool(texts)})
         if not texts:
             return None

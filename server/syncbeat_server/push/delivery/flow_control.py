@@ -5,7 +5,7 @@ Each app has a gate of its own, so that an app whose provider hangs does not slo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from syncbeat_server.clock import Clock
 from syncbeat_server.push.model import Blame, Outcome, Reason, Verdict
@@ -39,10 +39,10 @@ class _PlatformPauses:
             self._in_a_row.pop(platform, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """The right to make one attempt: a permit of the app's breaker, and one of its endpoint's."""
+class Admission(NamedTuple):
+    """The right to make one attempt, given at a time: a permit of the app's breaker, and one of its endpoint's."""
 
+    began: float
     app: Permit
     endpoint: Permit | None = None
 
@@ -117,10 +117,6 @@ class Gate:
             self._platforms.paused_for_s(platform, now),
         )
 
-    def monotonic(self) -> float:
-        """Return the time by which attempts are measured."""
-        return self._clock.monotonic()
-
     async def enter(self, platform: str) -> Admission | None:
         """Return the right to send to this platform now, or None if the claimed delivery has to wait after all."""
         now = self._clock.monotonic()
@@ -130,17 +126,17 @@ class Gate:
         if app is None:
             return None
         if self.endpoint is None:
-            return Admission(app)
+            return Admission(now, app)
         endpoint = None
         try:
             endpoint = await self.endpoint.acquire()
         finally:
             if endpoint is None:
                 app.release()
-        return None if endpoint is None else Admission(app, endpoint)
+        return None if endpoint is None else Admission(now, app, endpoint)
 
-    def record_outcome(self, admission: Admission, outcome: Outcome, platform: str, took_s: float) -> None:
-        """Learn from the outcome of an attempt, and from the seconds that it took.
+    def record_outcome(self, admission: Admission, outcome: Outcome, platform: str) -> None:
+        """Learn from the outcome of an attempt, and from the time that it took.
 
         A dead token or a bad message does not count against the provider.
 
@@ -150,7 +146,7 @@ class Gate:
         """
         now = self._clock.monotonic()
         if outcome.verdict is Verdict.SENT:
-            self._limit.record_latency(now, took_s)
+            self._limit.record_latency(now, now - admission.began)
         throttled = outcome.verdict is Verdict.RETRY and outcome.reason is Reason.THROTTLED
         self._throttle.record_answer(now, throttled=throttled, retry_after_s=outcome.retry_after_s)
         if outcome.blame is Blame.ACCESS:

@@ -21,12 +21,12 @@ async def send_with_fallback(database: Database, channel: Channel, message: Mess
     admission = await channel.gate.enter(platform)
     outcome = None
     if admission is not None:
-        began = channel.gate.monotonic()
         try:
             outcome = await _send(channel.provider, message)
-            channel.gate.record_outcome(admission, outcome, platform, channel.gate.monotonic() - began)
-        finally:
+        except BaseException:
             admission.release()  # a cancelled attempt says nothing about the provider
+            raise
+        channel.gate.record_outcome(admission, outcome, platform)
     if channel.fallback is None or not (outcome is None or _not_reached(outcome)):
         return outcome
     if outcome is not None and not await _still_wanted(database, message.delivery):

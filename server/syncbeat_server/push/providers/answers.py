@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
 import orjson
+
+from syncbeat_server.clock import Clock
 
 MAX_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 3600.0
@@ -29,8 +31,8 @@ async def read(answer: aiohttp.ClientResponse) -> bytes:
     """
     text = b""
     try:
-        while len(text) < MAX_BYTES and (piece := await answer.content.readany()):
-            text += piece
+        while len(text) < MAX_BYTES and not answer.content.at_eof():
+            text += await answer.content.readany()
     except (aiohttp.ClientError, TimeoutError, OSError):
         if not 200 <= answer.status < 300:
             raise
@@ -47,7 +49,7 @@ def parse(text: bytes) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def retry_after_s(header: str | None, now: datetime) -> float | None:
+def retry_after_s(header: str | None, clock: Clock) -> float | None:
     """Return the seconds of a Retry-After header: a delay, or an HTTP date (RFC 9110, 10.2.3); None for neither.
 
     More than an hour counts as an hour: a header may name a day, or a year that its clock has wrong.
@@ -62,12 +64,12 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
-    return min(MAX_RETRY_AFTER_S, max(0.0, (moment - now).total_seconds()))
+    return min(MAX_RETRY_AFTER_S, max(0.0, (moment - clock.now()).total_seconds()))
 
 
 def _decoded(text: bytes, headers: list[str]) -> bytes:
     codings = [coding.strip().lower() for header in headers for coding in header.split(",")]
-    for coding in list(reversed(codings))[:_MAX_CODINGS]:
+    for coding in reversed(codings[-_MAX_CODINGS:]):
         if coding in ("gzip", "x-gzip", "deflate"):
             text = _inflated(text)
     # A proxy may also remove the header and leave the body compressed; no JSON begins with these bytes.

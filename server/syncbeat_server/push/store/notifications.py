@@ -8,6 +8,7 @@ from datetime import datetime
 import orjson
 
 from syncbeat_server.push.model import (
+    ClaimedDelivery,
     Content,
     Delivery,
     DeliveryFilter,
@@ -113,6 +114,16 @@ async def insert_deliveries(
     for row in rows:
         counts[str(row["notification_id"])][DeliveryState(row["state"]), Reason(row["reason"])] = row["n"]
     return {**counts}
+
+
+async def stored_texts(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
+    """Return the texts of a template as rendered at acceptance: (title, body) by locale; empty if none were stored."""
+    found = await conn.fetchval(
+        "SELECT texts FROM notifications WHERE app_id = $1 AND notification_id = $2",
+        delivery.app_id,
+        delivery.notification_id,
+    )
+    return {} if found is None else {locale: (text[0], text[1]) for locale, text in orjson.loads(found).items()}
 
 
 async def find_notification(conn: Connection, app_id: str, notification_id: str) -> Notification | None:

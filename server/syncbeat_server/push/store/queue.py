@@ -29,6 +29,8 @@ AppLane = tuple[str, int]
 DeliveryKey = tuple[str, str]
 """An app and the id of a delivery."""
 
+_LANES = tuple(Lane)
+
 
 class QueuePosition(NamedTuple):
     """A position in the order in which deliveries are due; a scan begins behind it."""
@@ -127,7 +129,8 @@ async def claim(
         sum(room.values()),
     )
     found = [row for row in rows if row["delivery_id"] is not None]
-    last = {(row["app_id"], row["priority"]): QueuePosition(row["due_at"], str(row["delivery_id"])) for row in found}
+    last_rows = {(row["app_id"], row["priority"]): row for row in found}
+    last = {lane: QueuePosition(row["due_at"], str(row["delivery_id"])) for lane, row in last_rows.items()}
     keys = [(row["app_id"], str(row["delivery_id"])) for row in found]
     trailing = [key for key, row in zip(keys, found, strict=True) if row["reason"] == Reason.TRAILING]
     return Claim(keys, last, rows[0]["now"], trailing)
@@ -147,7 +150,9 @@ async def read_claimed(conn: Connection, lease_token: str, keys: Sequence[Delive
     for row in rows:
         if row["silent"] and not row["seen"]:
             silent_scopes[row["app_id"], row["user_id"], row["device_id"]].add(row["scope"])
-    return [_claimed(row, lease_token, silent_scopes[row["app_id"], row["user_id"], row["device_id"]]) for row in rows]
+    # Most of a claim has the contents of a few notifications: each is read once.
+    contents = {text: Content(**orjson.loads(text)) for text in {row["content"] for row in rows}}
+    return [_claimed(row, lease_token, contents[row["content"]], silent_scopes) for row in rows]
 
 
 async def _move_to_head(conn: Connection, lease_token: str, keys: Sequence[DeliveryKey]) -> None:
@@ -281,16 +286,6 @@ async def is_still_wanted(conn: Connection, delivery: ClaimedDelivery) -> bool:
     )
 
 
-async def stored_texts(conn: Connection, delivery: ClaimedDelivery) -> dict[str, tuple[str, str]]:
-    """Return the texts of a template as rendered at acceptance: (title, body) by locale; empty if none were stored."""
-    found = await conn.fetchval(
-        "SELECT texts FROM notifications WHERE app_id = $1 AND notification_id = $2",
-        delivery.app_id,
-        delivery.notification_id,
-    )
-    return {} if found is None else {locale: (text[0], text[1]) for locale, text in orjson.loads(found).items()}
-
-
 async def extend(conn: Connection, lease_tokens: Sequence[str], lease_s: float) -> int:
     """Renew the leases held under these tokens, and return their number."""
     rows = await conn.fetch(
@@ -354,8 +349,13 @@ def _columns(keys: Sequence[DeliveryKey]) -> tuple[list[str], list[str]]:
     return [app_id for app_id, _ in keys], [delivery_id for _, delivery_id in keys]
 
 
-def _claimed(row: Row, lease_token: str, silent_scopes: AbstractSet[str]) -> ClaimedDelivery:
-    others = {*(row["other_scopes"] or ()), *(silent_scopes if row["silent"] else ())} - {row["scope"]}
+def _claimed(
+    row: Row, lease_token: str, content: Content, silent_scopes: Mapping[tuple[str, str, str], AbstractSet[str]]
+) -> ClaimedDelivery:
+    others = set(row["other_scopes"] or ())
+    if row["silent"]:
+        others |= silent_scopes.get((row["app_id"], row["user_id"], row["device_id"]), set())
+    others.discard(row["scope"])
     return ClaimedDelivery(
         app_id=row["app_id"],
         delivery_id=str(row["delivery_id"]),
@@ -366,14 +366,14 @@ def _claimed(row: Row, lease_token: str, silent_scopes: AbstractSet[str]) -> Cla
         platform=row["platform"] or "",
         registration_token=row["registration_token"] or "",
         token_registered_at=row["token_registered_at"],
-        kind=Kind(row["kind"]),
+        kind=Kind[row["kind"]],
         type=row["type"],
         scope=row["scope"],
         epoch=row["epoch"] or "",
         sequence=row["sequence"] or 0,
-        content=Content(**orjson.loads(row["content"])),
+        content=content,
         collapse_key=row["collapse_key"],
-        lane=Lane(row["priority"]),
+        lane=_LANES[row["priority"]],
         attempt=row["attempts"],
         ttl_s=row["ttl_s"],
         age_s=row["age_s"],

@@ -26,7 +26,7 @@ class FcmProvider:
         self._clock = clock
         self._encoder = Encoder()
         self._url = f"{base_url.rstrip('/')}/v1/projects/{tokens.project_id}/messages:send"
-        self._session = open_session(self._url, rule)
+        self._session = open_session(self._url, rule, {"content-type": "application/json"})
 
     async def send(self, message: Message) -> Outcome:
         """Make one attempt, and after a 401 another with a fresh access token."""
@@ -51,11 +51,11 @@ class FcmProvider:
         except NoAccessToken as none:
             held_s = none.held_s or None
             return Outcome(Verdict.RETRY, Reason.PROVIDER_CONFIG, retry_after_s=held_s, blame=Blame.ACCESS), ""
-        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {token}"}
         try:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
                 text = await answers.read(answer)
-                asked_s = answers.retry_after_s(answer.headers.get("retry-after"), self._clock.now())
+                asked_s = answers.retry_after_s(answer.headers.get("retry-after"), self._clock)
                 return classify(answer.status, text, asked_s), token
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE), token

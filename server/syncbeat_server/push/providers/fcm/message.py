@@ -13,6 +13,7 @@ import re
 import secrets
 from collections import OrderedDict
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -33,6 +34,7 @@ _ALL_SCOPES = "*"
 _MARK = secrets.token_hex(8)
 _TOKEN, _DELIVERY, _ACK, _TTL, _EXPIRY = (f"{_MARK}{part}{_MARK}" for part in "tdaxe")
 _SCOPE, _EPOCH, _SEQUENCE, _OTHERS = (f"{_MARK}{part}{_MARK}" for part in "oqsr")
+_fields = attrgetter(*Content.__slots__)  # as a tuple, which is encoded in a third of the time
 _SPLIT = re.compile(f"({_MARK}[tdaxeoqsr]{_MARK})")
 
 
@@ -61,21 +63,21 @@ class Encoder:
             _TTL: str(ttl_s),
             # 0 to APNs: try once and do not keep it.
             _EXPIRY: str(int(delivery.claimed_at.timestamp()) + ttl_s) if ttl_s else "0",
-            _SCOPE: delivery.scope,
-            _EPOCH: delivery.epoch,
-            _SEQUENCE: str(delivery.sequence),
-            _OTHERS: _other_scopes(delivery, message.content),
         }
+        if delivery.kind is Kind.SYNC:
+            values |= {_SCOPE: delivery.scope, _EPOCH: delivery.epoch, _SEQUENCE: str(delivery.sequence)}
+        if delivery.other_scopes:
+            values[_OTHERS] = _other_scopes(delivery, message.content)
+        escaped = {mark: orjson.dumps(value)[1:-1].decode() for mark, value in values.items()}
         pieces = self._form(message).copy()
-        for index in range(1, len(pieces), 2):
-            pieces[index] = orjson.dumps(values[pieces[index]])[1:-1].decode()
+        pieces[1::2] = [escaped[mark] for mark in pieces[1::2]]
         return "".join(pieces).encode()
 
     def _form(self, message: Message) -> list[str]:
         delivery, content = message.delivery, message.content
         # By content, not by notification: silent ones, and those rendered in one locale, are the same for many.
-        others = bool(delivery.other_scopes)
-        key = (delivery.kind, delivery.type, delivery.collapse_key, delivery.lane, others, orjson.dumps(content))
+        others, shown = bool(delivery.other_scopes), orjson.dumps(_fields(content))
+        key = (delivery.kind, delivery.type, delivery.collapse_key, delivery.lane, others, shown)
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = _SPLIT.split(_form_text(delivery, content))

@@ -58,7 +58,7 @@ class WebhookProvider:
                 outcome = classify(answer.status, await answers.read(answer))
                 if outcome.verdict is not Verdict.RETRY:
                     return outcome
-                asked_s = answers.retry_after_s(answer.headers.get("retry-after"), self._clock.now())
+                asked_s = answers.retry_after_s(answer.headers.get("retry-after"), self._clock)
                 return replace(outcome, retry_after_s=asked_s)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError):
             return Outcome(Verdict.RETRY, Reason.UNAVAILABLE)

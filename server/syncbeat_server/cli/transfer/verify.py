@@ -102,6 +102,7 @@ def _reconcile(parsed: argparse.Namespace) -> int:
 def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     import asyncio
 
+    from syncbeat_server.app import check_writes
     from syncbeat_server.app.transfer.rtdb_import import read_map
     from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
     from syncbeat_server.cli.transfer.progress import Watch
@@ -115,6 +116,8 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     if parsed.source_time is not None:
         check_is_past(parsed.source_time)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
+        if is_mending and parsed.yes:
+            asyncio.run(check_writes(stores.database_url))
         with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
             found = spool_export(
                 file,

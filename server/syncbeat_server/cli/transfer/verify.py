@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
-from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
+from syncbeat_server.cli.transfer.source_time import check_source_time, source_time
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -114,7 +114,7 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
 
     transfer_map = read_map(parsed.map)
     if parsed.source_time is not None:
-        check_is_past(parsed.source_time)
+        check_source_time(parsed.source_time)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
         if is_mending and parsed.yes:
             asyncio.run(check_writes(stores.database_url))

@@ -138,12 +138,13 @@ async def test_comparison_reads_no_source_times(database: Database, beside: str)
     assert await comparing.differences() == []
 
 
-TIMES = st.one_of(
+TIMES: st.SearchStrategy[Json] = st.one_of(
     st.integers(0, MILLISECONDS_AT),
     st.decimals(min_value=0, max_value=MILLISECONDS_AT, places=3).map(lambda one: one.normalize() + Decimal(0)),
 )
 METAS: st.SearchStrategy[Json] = st.fixed_dictionaries({"public": VALUES, "updatedAt": TIMES})
-CHATS: st.SearchStrategy[Json] = st.dictionaries(KEYS, st.fixed_dictionaries({"meta": METAS}), min_size=1, max_size=4)
+CHAT: st.SearchStrategy[Json] = st.fixed_dictionaries({"meta": METAS})
+CHATS: st.SearchStrategy[Json] = st.dictionaries(KEYS, CHAT, min_size=1, max_size=4)
 
 
 def test_random_trees_with_source_time_fields_come_back(database_urls: DatabaseUrls) -> None:

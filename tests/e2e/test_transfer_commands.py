@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from syncbeat_server.auth.model import Identity, LinkedBy
+from syncbeat_server.auth.store import identities
 from syncbeat_server.storage.postgres.database import Database
 from syncbeat_server.transfer.mapping.map_file import parse_map
 from tests.support import planted_exports
@@ -124,8 +126,36 @@ def test_user_erase_refuses_an_id_of_which_nothing_is_stored(run: Run) -> None:
         refused = run("user", "erase", "nobody", *confirm)
         assert (refused.returncode, refused.stdout) == (2, ""), refused
         assert "nothing is stored of a user 'nobody' of app 'default'" in refused.stderr
-    left = json.loads(run("user", "export", "nobody").stdout)["tables"]
-    assert not any(left.values())
+
+
+@pytest.mark.parametrize("command", [("user", "export", "nobody"), ("export", "--user", "nobody")])
+def test_export_of_a_user_refuses_an_unknown_id(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    refused = run(*command, "-o", "user.json")
+    assert (refused.returncode, refused.stdout) == (2, ""), refused
+    assert "nothing is stored of a user 'nobody' of app 'default'" in refused.stderr
+    assert not list(tmp_path.glob("user.json*"))
+
+
+async def test_export_of_a_linked_subject_names_the_user(run: Run, database: Database) -> None:
+    async with database.transaction() as conn:
+        linked = Identity("default", "https://new.example", "em-30")
+        assert await identities.insert_identity(conn, linked, "ann", LinkedBy.LINK_TOKEN)
+    refused = await asyncio.to_thread(run, "user", "export", "em-30")
+    assert (refused.returncode, refused.stdout) == (1, ""), refused
+    assert "'ann'" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["import-rtdb", "reconcile"])
+async def test_writing_commands_say_at_once_that_the_database_is_read_only(
+    run: Run, database_urls: DatabaseUrls, command: str
+) -> None:
+    url = database_urls.app_url
+    read_only = f"{url}{'&' if '?' in url else '?'}default_transaction_read_only=on"
+    options = ("--yes",) if command == "reconcile" else ()
+    of_export = ("export.json", "--map", "map.toml", "--source-time", "2026-11-02T00:00:00Z", *options)
+    refused = await asyncio.to_thread(run, command, *of_export, SYNCBEAT_DATABASE_URL=read_only)
+    assert refused.returncode in (1, 2), refused
+    assert "the database takes no writes (default_transaction_read_only is on)" in refused.stderr
 
 
 async def test_transfer_commands_refuse_files_that_they_cannot_use(run: Run, tmp_path: Path) -> None:

@@ -140,3 +140,25 @@ async def test_tree_export_orders_long_arrays_by_number(database: Database) -> N
     await store_export(database, text, EVERYTHING, AT)
     _, found = await exported_tree(database, EVERYTHING)
     assert json.loads(found) == {"list": items}
+
+
+async def test_tree_export_of_a_membership_above_a_value_has_each_key_once(database: Database) -> None:
+    nicknames = parse_map(
+        """
+        version = 1
+        [[member]]
+        path = "members/{chat}/{user}"
+        scope = "chat:{chat}"
+        user = "{user}"
+        [[value]]
+        path = "members/{chat}/{user}"
+        scope = "chat:{chat}"
+        key = "nick:{user}"
+        part = "nick"
+        """
+    )
+    text = '{"members": {"c": {"ann": {"nick": "A"}, "bob": true}}}'
+    await store_export(database, text, nicknames, AT)
+    _, found = await exported_tree(database, nicknames)
+    pairs = json.loads(found, object_pairs_hook=list)
+    assert pairs == [("members", [("c", [("ann", [("nick", "A")]), ("bob", True)])])]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import IO
 
+from syncbeat_server.transfer.export_faults import without_mark
+
 MAX_RUN = 1_000
 """The most digits in a row that are left as they are. The feed takes 34 significant ones, and exponents up to 308."""
 
@@ -30,13 +32,16 @@ class BoundedNumbers:
 
     def __init__(self, export: IO[bytes]) -> None:
         self._export = export
+        self._is_start = True
         self._in_string = False
         self._is_escaped = False  # the last octet was a backslash that the next belongs to
         self._run = 0  # digits at the end of what was read, outside of strings
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next octets, not more than `size`; empty at the end."""
+        """Return the next octets, not more than `size`; empty at the end. Raises as `without_mark`."""
         while chunk := self._export.read(size):
+            if self._is_start:
+                chunk, self._is_start = without_mark(self._export, chunk), False
             if kept := self._bounded(chunk):
                 return kept
         return b""

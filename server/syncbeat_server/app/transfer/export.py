@@ -10,7 +10,7 @@ from syncbeat_server.app.process import Stores
 from syncbeat_server.clock import SystemClock
 from syncbeat_server.errors import DependencyDown
 from syncbeat_server.storage.postgres.database import Database, open_database
-from syncbeat_server.storage.postgres.roles import require_restricted_login
+from syncbeat_server.storage.postgres.roles import require_restricted_login, require_writable
 from syncbeat_server.storage.postgres.snapshot import Snapshot, open_snapshot
 from syncbeat_server.storage.redis.bus import open_redis
 from syncbeat_server.storage.schema_check import require_current_schema
@@ -18,12 +18,12 @@ from syncbeat_server.storage.schema_check import require_current_schema
 
 @asynccontextmanager
 async def open_transfer(
-    database_url: str, *, connections: int = 1, name: str = "syncbeat-transfer"
+    database_url: str, *, connections: int = 1, name: str = "syncbeat-transfer", writes: bool = True
 ) -> AsyncIterator[Database]:
-    """Open the database as the service does, for one command.
+    """Open the database as the service does, for one command, which may be one that `writes`.
 
     Raises:
-        ConfigurationError: the login is not the service's.
+        ConfigurationError: the login is not the service's, or nothing can be written here.
         DependencyDown: it does not answer.
         MigrationNeeded: it is of another version.
     """
@@ -31,14 +31,22 @@ async def open_transfer(
         async with database.connection() as conn:
             await require_restricted_login(conn)
             await require_current_schema(conn)
+            if writes:
+                await require_writable(conn)
         yield database
 
 
 @asynccontextmanager
 async def open_export(database_url: str) -> AsyncIterator[Snapshot]:
-    """Open the database as `open_transfer` does, and hold one moment of it. Raises the same."""
-    async with open_transfer(database_url) as database, open_snapshot(database) as snapshot:
+    """Open the database as `open_transfer` does, a standby too, and hold one moment of it. Raises the same."""
+    async with open_transfer(database_url, writes=False) as database, open_snapshot(database) as snapshot:
         yield snapshot
+
+
+async def check_writes(database_url: str) -> None:
+    """Check that a command can write, before it reads for long. Raises as `open_transfer`."""
+    async with open_transfer(database_url):
+        pass
 
 
 async def tell_callers(stores: Stores, deployment: str, callers: Sequence[tuple[str, str]]) -> bool:

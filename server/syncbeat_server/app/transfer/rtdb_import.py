@@ -21,6 +21,7 @@ from syncbeat_server.ops.garbage_collector import spare_started_process
 from syncbeat_server.ops.settings.app import AppSettings
 from syncbeat_server.sync.model import NewChange
 from syncbeat_server.sync.tuning.price_updates import HintTuner
+from syncbeat_server.transfer.export_faults import require_file
 from syncbeat_server.transfer.importing.batches import BatchReader, ImportSource
 from syncbeat_server.transfer.importing.importer import Importer, Progress
 from syncbeat_server.transfer.importing.report import ImportReport
@@ -125,6 +126,7 @@ async def import_rtdb(
 
 
 def _opened(path: Path) -> BufferedReader:
+    require_file(path)
     try:
         file = path.open("rb")
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)

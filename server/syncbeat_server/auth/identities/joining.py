@@ -88,7 +88,10 @@ async def check_join(conn: Connection, token: VerifiedToken, join: Join) -> bool
         ],
     )
     if not user.exists or user.blocked:
-        raise _dead("the user to join is unknown, disabled or deleted")
+        detail = "the user to join is unknown, disabled or deleted"
+        if not join.link_id:
+            raise TokenRevoked("the user with this address cannot be joined", TokenFault.REVOKED, detail)
+        raise _dead(detail)
     if any(one.exists and is_revoked(token, one) for one in (bare, status)):
         detail = "the user of its subject is disabled, deleted or revoked"
         raise TokenRevoked("the access token has been revoked", TokenFault.REVOKED, detail)

@@ -39,8 +39,9 @@ def opened_app(parsed: argparse.Namespace) -> Iterator[tuple[Stores, str]]:
 
 def chosen_app(settings: Settings, name: str | None) -> str:
     """Return the app of this name; None: the only one. Raises ConfigurationError as `opened_app`."""
-    if settings.store_urls() is None and settings.embedded_dir is None:
-        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name the stores of the deployment")
+    named = [settings.database_url is not None, settings.redis_url is not None]
+    if not all(named) and (any(named) or settings.embedded_dir is None):
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL and SYNCBEAT_REDIS_URL: name both stores of the deployment")
     configured = sorted(settings.all_apps())
     if name is None and len(configured) != 1:
         raise ConfigurationError(f"--app: name one of {', '.join(configured)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_map_option
 from syncbeat_server.cli.transfer.output import add_output_option, opened_output
+from syncbeat_server.cli.transfer.stored_user import UNKNOWN_USER, is_user_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,8 @@ def add_export(commands: Any) -> None:
         "export",
         help="write an app, a scope or a user's scopes as JSON, of one moment",
         description="Write what is stored of an app as JSON, of one moment, as the service's login. It has the "
-        "registration tokens of devices: keep the file as you keep a backup.",
+        "registration tokens of devices: keep the file as you keep a backup. Exits 2 if nothing is stored of the user "
+        "of --user.",
     )
     add_app_option(command)
     only = command.add_mutually_exclusive_group()
@@ -39,10 +41,13 @@ def _export(parsed: argparse.Namespace) -> int:
     from syncbeat_server.app.transfer.rtdb_import import read_map
 
     transfer_map = None if parsed.map is None else read_map(parsed.map)
-    with opened_app(parsed) as (stores, app_id), opened_output(parsed.output) as write:
-        if transfer_map is None:
-            return asyncio.run(_write_document(stores.database_url, app_id, parsed, write))
-        return asyncio.run(_write_tree(stores.database_url, app_id, parsed, transfer_map, write))
+    with opened_app(parsed) as (stores, app_id):
+        if parsed.user is not None and not is_user_stored(stores, app_id, parsed.user):
+            return UNKNOWN_USER
+        with opened_output(parsed.output) as write:
+            if transfer_map is None:
+                return asyncio.run(_write_document(stores.database_url, app_id, parsed, write))
+            return asyncio.run(_write_tree(stores.database_url, app_id, parsed, transfer_map, write))
 
 
 async def _write_document(

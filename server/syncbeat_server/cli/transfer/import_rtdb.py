@@ -11,7 +11,7 @@ from syncbeat_server.cli.deployment.target import number_between
 from syncbeat_server.cli.startup import open_stores, read_settings
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, chosen_app
 from syncbeat_server.cli.transfer.exit_status import LEFT_OUT
-from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
+from syncbeat_server.cli.transfer.source_time import check_source_time, source_time
 from syncbeat_server.defaults import DEFAULT_APP
 from syncbeat_server.errors import ConfigurationError
 
@@ -31,7 +31,7 @@ def add_import_rtdb(commands: Any) -> None:
         description="Import a JSON export of Firebase's Realtime Database into an app, as the service's login. It can "
         "be ended at any time, and goes on when it is run again; a second run changes no value. Devices are not "
         "woken, and nothing is pushed. Exits 0 if all of it fits, and 3 if something does not, which is left out and "
-        "listed.",
+        "listed, or if the map takes nothing of it.",
     )
     command.add_argument("export", type=Path, metavar="EXPORT.json", help="the export, of the whole tree or a part")
     command.add_argument("--map", type=Path, required=True, metavar="MAP.toml", help="from paths to scopes and keys")
@@ -69,6 +69,8 @@ def _run(parsed: argparse.Namespace) -> int:
     transfer_map = read_map(parsed.map)
     if parsed.source_time is None and not parsed.dry_run:
         raise ConfigurationError("--source-time: say when the export was begun, as --source-time 2026-01-31T12:00:00Z")
+    if parsed.source_time is not None:
+        check_source_time(parsed.source_time)
     moment = parsed.source_time or datetime.now(UTC)  # noqa: TID251  # of a dry run, which writes it nowhere
     target_s = parsed.batch_ms / 1_000
     settings = None if parsed.dry_run else read_settings()  # what fits depends on no setting, and on no app
@@ -82,7 +84,8 @@ def _run(parsed: argparse.Namespace) -> int:
         return _status(report)
     report = _import(settings, request)
     _print_misfits(report)
-    print(f"syncbeat-server: imported into app {app_id!r}: {_targets(report)}; {report.changed} changed")
+    changed = f"{report.changed} changed, by all runs of it"
+    print(f"syncbeat-server: imported into app {app_id!r}: {_targets(report)}; {changed}")
     print(
         f"syncbeat-server: left as they are: {report.unchanged} values unchanged, {report.superseded} newer in the "
         f"feed, {report.present} members, devices and preferences there already"
@@ -91,7 +94,9 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _status(report: ImportReport) -> int:
-    return LEFT_OUT if report.misfit_total else 0
+    if not report.taken:
+        print("syncbeat-server: the export has nothing that a rule of the map takes: is it empty, or of another tree?")
+    return LEFT_OUT if report.misfit_total or not report.taken else 0
 
 
 def _import(settings: Settings, request: ImportRequest) -> ImportReport:
@@ -101,7 +106,6 @@ def _import(settings: Settings, request: ImportRequest) -> ImportReport:
     from syncbeat_server.cli.transfer.progress import Watch
 
     app = settings.all_apps()[request.app_id]
-    check_is_past(request.source_time)
     with open_stores(settings) as (stores, _), Watch(request.export) as watch:
         return asyncio.run(import_rtdb(stores.database_url, app, request, watch.show))
 

@@ -25,7 +25,10 @@ def add_export_file(command: argparse.ArgumentParser) -> None:
 
 
 def open_export_file(path: Path) -> IO[bytes]:
-    """Open an export. Raises ConfigurationError: it cannot be read."""
+    """Open an export. Raises ConfigurationError: it cannot be read, or is no file."""
+    from syncbeat_server.transfer.export_faults import require_file
+
+    require_file(path)
     try:
         return path.open("rb")
     except OSError as fault:

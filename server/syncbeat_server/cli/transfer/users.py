@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.output import add_output_option, opened_output
+from syncbeat_server.cli.transfer.stored_user import UNKNOWN_USER, is_user_stored, say_unknown
 from syncbeat_server.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncbeat_server.app import Stores
-
-_UNKNOWN_USER = 2  # as what argparse refuses
 
 
 def add_user(commands: Any) -> None:
@@ -27,7 +26,7 @@ def add_user(commands: Any) -> None:
         "export",
         help="write all that is stored of a user as JSON, of one moment",
         description="Write all that is stored of a user as JSON, by table, of one moment, as the service's login. "
-        "Digests, and what is of other users, are left out.",
+        "Digests, and what is of other users, are left out. Exits 2 if nothing is stored of such a user.",
     )
     export.add_argument("id", help="the user")
     add_app_option(export)
@@ -51,8 +50,11 @@ def add_user(commands: Any) -> None:
 def _export_user(parsed: argparse.Namespace) -> int:
     import asyncio
 
-    with opened_app(parsed) as (stores, app_id), opened_output(parsed.output) as write:
-        return asyncio.run(_export(stores, app_id, parsed, write))
+    with opened_app(parsed) as (stores, app_id):
+        if not is_user_stored(stores, app_id, parsed.id):
+            return UNKNOWN_USER
+        with opened_output(parsed.output) as write:
+            return asyncio.run(_export(stores, app_id, parsed, write))
 
 
 def _erase_user(parsed: argparse.Namespace) -> int:
@@ -81,12 +83,8 @@ async def _erase(stores: Stores, app_id: str, parsed: argparse.Namespace) -> int
         if parsed.confirm not in (None, name):
             raise ConfigurationError(f"--confirm: the user is {name!r}; nothing was done")
         if not await users.is_known(app_id, name):
-            print(
-                f"syncbeat-server: nothing is stored of a user {name!r} of app {app_id!r}: is the id mistyped? Nothing "
-                "was done. To refuse an id that was never used, call DeleteUser",
-                file=sys.stderr,
-            )
-            return _UNKNOWN_USER
+            say_unknown(app_id, name, "Nothing was done. To refuse an id that was never used, call DeleteUser")
+            return UNKNOWN_USER
         if parsed.confirm is None:
             _say(f"user {name!r} of app {app_id!r}: {_told(await users.rows_of(app_id, name))}")
             again = shlex.join(["syncbeat-server", "user", "erase", name, "--app", app_id, "--confirm", name])

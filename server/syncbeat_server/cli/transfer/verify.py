@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from syncbeat_server.cli.transfer.chosen_app import add_app_option, opened_app
 from syncbeat_server.cli.transfer.map_option import add_export_file, add_map_option, open_export_file
-from syncbeat_server.cli.transfer.source_time import check_is_past, source_time
+from syncbeat_server.cli.transfer.source_time import check_source_time, source_time
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -102,6 +102,7 @@ def _reconcile(parsed: argparse.Namespace) -> int:
 def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
     import asyncio
 
+    from syncbeat_server.app import check_writes
     from syncbeat_server.app.transfer.rtdb_import import read_map
     from syncbeat_server.cli.transfer.comparison_report import ComparisonReport
     from syncbeat_server.cli.transfer.progress import Watch
@@ -113,8 +114,10 @@ def _compare(parsed: argparse.Namespace, *, is_mending: bool) -> int:
 
     transfer_map = read_map(parsed.map)
     if parsed.source_time is not None:
-        check_is_past(parsed.source_time)
+        check_source_time(parsed.source_time)
     with opened_app(parsed) as (stores, app_id), open_spool(parsed.tmp) as spool:
+        if is_mending and parsed.yes:
+            asyncio.run(check_writes(stores.database_url))
         with open_export_file(parsed.export) as file, Watch(parsed.export) as watch:
             found = spool_export(
                 file,

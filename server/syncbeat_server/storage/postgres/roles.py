@@ -51,6 +51,34 @@ async def require_restricted_login(conn: Connection) -> None:
         )
 
 
+async def require_writable(conn: Connection) -> None:
+    """Check that the login of `conn` may write here, for a command that would find it out after long work.
+
+    Raises:
+        ConfigurationError: the database is a standby or set to read-only, or the login has no grant to write.
+        DependencyDown: the database does not answer.
+    """
+    row = await conn.fetchrow(
+        """SELECT current_user::text AS login, pg_is_in_recovery() AS is_standby,
+                  current_setting('transaction_read_only') = 'on' AS is_read_only,
+                  has_table_privilege('changes', 'INSERT') AND has_table_privilege('users', 'INSERT') AS may_write"""
+    )
+    if row is None:
+        return
+    if row["is_standby"]:
+        raise ConfigurationError("SYNCBEAT_DATABASE_URL: it is a standby, which takes no writes: name the primary")
+    if row["is_read_only"]:
+        raise ConfigurationError(
+            "SYNCBEAT_DATABASE_URL: the database takes no writes (default_transaction_read_only is on): set it to off "
+            f"for the login {row['login']} and the database, or name another one"
+        )
+    if not row["may_write"]:
+        raise ConfigurationError(
+            f"SYNCBEAT_DATABASE_URL: the login {row['login']} may not write (permission denied): use the service's "
+            "login, which `syncbeat-server migrate --app-login` gives its grants"
+        )
+
+
 async def require_roles(conn: _Raw, app_login: str) -> None:
     """Check that this login can create and grant the roles that are missing, before any migration is applied.
 

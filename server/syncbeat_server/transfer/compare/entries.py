@@ -74,12 +74,13 @@ def spool_export(
         ConfigurationError: the file is no JSON document with an object, or the disk is full.
     """
     found = SpooledExport()
+    compared = transfer_map.without_source_times()
 
     def entries() -> Iterator[SpooledEntry]:
-        for place, entry in enumerate(read_entries(export, transfer_map.root), 1):
+        for place, entry in enumerate(read_entries(export, compared.root), 1):
             if place % _PROGRESS_EVERY == 0:
                 on_progress(place)
-            for target in targets_of(transfer_map, app_id, entry):
+            for target in targets_of(compared, app_id, entry):
                 spooled = target if isinstance(target, Misfit) else _spooled(target)
                 if isinstance(spooled, MisfitReason):
                     spooled = Misfit(spelled(entry.node.pattern), entry.path, spooled)

@@ -49,9 +49,10 @@ def inner_differences(
         ConfigurationError: the file is no JSON document with an object.
     """
     found: dict[FeedKey, list[Path]] = {}
-    entries = read_entries(export, transfer_map.root)
+    compared = transfer_map.without_source_times()
+    entries = read_entries(export, compared.root)
     while here.keys() - found.keys() and (entry := next(entries, None)) is not None:
-        for target in targets_of(transfer_map, app_id, entry):
+        for target in targets_of(compared, app_id, entry):
             if isinstance(target, FeedValue) and (text := here.get((target.scope, target.key))) is not None:
                 found[target.scope, target.key] = differing_paths(text, json_text(target.value))
     return found

@@ -33,8 +33,9 @@ def changes_of(
     Raises:
         ConfigurationError: the file is no JSON document with an object.
     """
-    for entry in read_entries(export, transfer_map.root):
-        for target in targets_of(transfer_map, app_id, entry):
+    compared = transfer_map.without_source_times()
+    for entry in read_entries(export, compared.root):
+        for target in targets_of(compared, app_id, entry):
             if isinstance(target, FeedValue) and spool.is_wanted(target.scope, target.key):
                 text = checked_text(target.value)
                 if not isinstance(text, MisfitReason):

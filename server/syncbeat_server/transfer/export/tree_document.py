@@ -18,6 +18,7 @@ from syncbeat_server.transfer.mapping.reverse import (
     path_of_value,
     preferences_entry,
     registration_entry,
+    source_time_entry,
 )
 from syncbeat_server.transfer.mapping.rules import TransferMap
 from syncbeat_server.transfer.model import Json, Path
@@ -45,7 +46,7 @@ async def spool_tree(
     """
     found = ExportedTree()
 
-    def add(entry: tuple[Path, Json | None] | None) -> None:
+    def add(entry: tuple[Path, Json | None] | None) -> bool:
         if entry is None:
             found.outside += 1
         elif entry[1] is None:
@@ -53,6 +54,8 @@ async def spool_tree(
         else:
             found.entries += 1
             spool.add([(entry[0], json_text(entry[1]))])
+            return True
+        return False
 
     of = (selected.app_id, selected.scope, selected.user_id)
     async for row in app_rows.member_rows(snapshot, *of):
@@ -66,7 +69,9 @@ async def spool_tree(
     async for row in app_rows.value_rows(snapshot, *of):
         if not row["deleted"]:
             path = path_of_value(transfer_map, row["scope"], row["key"])
-            add(None if path is None else (path, parse_value(row["value"])))
+            if add(None if path is None else (path, parse_value(row["value"]))):
+                _add_time(transfer_map, row, spool)
+    spool.settle_times()
     return found
 
 
@@ -86,6 +91,13 @@ def write_tree(spool: TreeSpool, write: Callable[[str], object]) -> None:
 def parse_value(text: str) -> Json | None:
     """Return a stored value in canonical form, exactly; None if nothing is left of it."""
     return canonical(json.loads(text, parse_float=Decimal))
+
+
+def _add_time(transfer_map: TransferMap, row: Row, spool: TreeSpool) -> None:
+    made_at = row["source_time"] or row["changed_at"]
+    entry = source_time_entry(transfer_map, row["scope"], row["key"], made_at)
+    if entry is not None:
+        spool.add_time(entry[0], json_text(entry[1]), made_at)
 
 
 def _device(transfer_map: TransferMap, app_id: str, row: Row) -> tuple[Path, Json] | None:
@@ -109,7 +121,9 @@ def _merged(entries: Iterator[tuple[Path, str]]) -> Iterator[tuple[Path, Json]]:
     whole: Json | None = None
     for path, text in entries:
         value = parse_value(text)
-        if outer is not None and path[: len(outer)] == outer and isinstance(whole, dict):
+        if outer is not None and path[: len(outer)] == outer:
+            if not isinstance(whole, dict):  # `true` of a membership, or its role: there is more at its path
+                whole = {}
             _set(whole, path[len(outer) :], value)
             continue
         if outer is not None and whole is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path as FilePath
 
 from syncbeat_server.errors import ConfigurationError
@@ -16,7 +17,10 @@ from syncbeat_server.transfer.model import Path
 from syncbeat_server.transfer.rtdb.shapes import MAX_INDEX_DIGITS, is_index
 from syncbeat_server.transfer.temporary_database import temporary_database
 
-_TREE = "CREATE TABLE spooled_tree (place BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID"
+_TREE = """
+    CREATE TABLE spooled_tree (place BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID;
+    CREATE TABLE spooled_times (place BLOB PRIMARY KEY, value TEXT, made_at REAL) WITHOUT ROWID;
+"""
 # Of a place: the keys with a zero octet between them, which none has, so that what is below a key is together. Keys of
 # arrays go first, by their number: an octet for their digits goes before them.
 _END, _INDEX, _NAME = b"\0", b"\1", b"\2"
@@ -32,12 +36,24 @@ class TreeSpool:
     def add(self, entries: Iterable[tuple[Path, str]]) -> None:
         """Add values as JSON by their paths; of two at one path the last one counts. Raises ConfigurationError."""
         rows = ((place_of(path), value) for path, value in entries)
-        try:
+        with _told_faults():
             self._database.executemany(
                 "INSERT INTO spooled_tree VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", rows
             )
-        except sqlite3.OperationalError as fault:
-            raise ConfigurationError(f"the temporary directory cannot take the tree: {fault}") from fault
+
+    def add_time(self, path: Path, value: str, made_at: datetime) -> None:
+        """Add when a value was made; of several at one path the latest counts. Raises ConfigurationError."""
+        with _told_faults():
+            self._database.execute(
+                """INSERT INTO spooled_times VALUES (?, ?, ?) ON CONFLICT DO UPDATE
+                   SET value = excluded.value, made_at = excluded.made_at WHERE excluded.made_at > made_at""",
+                (place_of(path), value, made_at.timestamp()),
+            )
+
+    def settle_times(self) -> None:
+        """Put the times into the tree, where no value stands at their path. Raises ConfigurationError."""
+        with _told_faults():
+            self._database.execute("INSERT OR IGNORE INTO spooled_tree SELECT place, value FROM spooled_times")
 
     def entries(self) -> Iterator[tuple[Path, str]]:
         """Yield paths and values in the order of an export."""
@@ -58,6 +74,14 @@ class TreeSpool:
                 key = row[0][len(above) :].split(_END, 1)[0]
                 yield _key_of(key)
                 place = above + key + _AFTER
+
+
+@contextmanager
+def _told_faults() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as fault:
+        raise ConfigurationError(f"the temporary directory cannot take the tree: {fault}") from fault
 
 
 def place_of(path: Path) -> bytes:

@@ -53,7 +53,7 @@ def read_users(export: IO[bytes]) -> Iterator[FirebaseUser | UserMisfit]:
         ConfigurationError: the file is no such export, or ends too early.
     """
     found = False
-    with told_faults():
+    with told_faults(export):
         for entry in ijson.items(BoundedNumbers(export), "users.item", buf_size=_BUFFER_OCTETS):
             found = True
             yield _user(entry)

@@ -152,7 +152,10 @@ class Importer:
                 raise
             except (DependencyDown, Overloaded):
                 if not left:
-                    raise
+                    raise DependencyDown(
+                        "the database did not answer for a minute; what was imported stays: run the same again, and it "
+                        "goes on from there"
+                    ) from None
             await self._clock.sleep(pause_s)
             pause_s = min(_LONGEST_RETRY_S, 2.0 * pause_s)
 

@@ -46,6 +46,11 @@ class ImportReport:
         return self.written + self.members + self.devices + self.preferences
 
     @property
+    def taken(self) -> int:
+        """Return how many targets the map made, whatever became of them."""
+        return self.changed + self.unchanged + self.superseded + self.present
+
+    @property
     def misfit_total(self) -> int:
         """Return how many places do not fit."""
         return sum(one.count for one in self.misfits.values())

@@ -253,6 +253,6 @@ def _sentence(places: _Places, fault: Any) -> str:
         start = places.of(where[0], where[1])
         where = where[2:]
     name = ".".join(map(str, where))
-    said = "there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"].lower()
+    said = "there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"][:1].lower() + fault["msg"][1:]
     said = "it is missing" if fault["type"] == "missing" else said
     return f"{start}: {name}: {said}" if name else f"{start}: {said}"

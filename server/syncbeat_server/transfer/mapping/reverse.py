@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 from syncbeat_server.directory.model import Member, MemberRole, Preferences, Registration
 from syncbeat_server.transfer.mapping.rules import (
     DeviceRule,
     MemberRule,
     PreferencesRule,
+    TimeUnit,
     TransferMap,
     ValueRule,
     variable_places,
@@ -19,6 +22,11 @@ from syncbeat_server.transfer.model import Json, Path
 from syncbeat_server.transfer.rtdb.keys import escape_key, is_key
 from syncbeat_server.transfer.rtdb.path_tree import variable_name
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UNIT_DIGITS = {TimeUnit.MILLISECONDS: 3, TimeUnit.SECONDS: 6}
+"""Of each unit the decimal places that a microsecond is of it."""
+
 
 def path_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:
     """Return the path at which the value of a key stands; None if no rule makes this key, or RTDB has no such path."""
@@ -27,6 +35,34 @@ def path_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | Non
         return None
     path = filled_path(transfer_map, found[0].tree_path, found[1])
     return path if all(is_key(path[place]) for place, _ in variable_places(found[0].tree_path)) else None
+
+
+def source_time_entry(transfer_map: TransferMap, scope: str, key: str, made_at: datetime) -> tuple[Path, Json] | None:
+    """Return path and value of the field that says when a value was made, where it stands beside the value.
+
+    None if the rule of the key names no such field, or the field is in a value itself, which has it already.
+    """
+    found = _rule_of_value(transfer_map, scope, key)
+    if found is None:
+        return None
+    rule, variables = found
+    if rule.source_time is None or not rule.source_time.field:
+        return None
+    pattern = (*rule.path, *rule.source_time.field.split("/"))
+    for other in transfer_map.value_rules:
+        shared = min(len(pattern), len(other.tree_path))
+        if other.path == rule.path and pattern[:shared] == other.tree_path[:shared]:
+            return None
+    return filled_path(transfer_map, pattern, variables), _time_value(rule.source_time.unit, made_at)
+
+
+def _time_value(unit: TimeUnit, made_at: datetime) -> Json:
+    if unit is TimeUnit.ISO:
+        digits = "microseconds" if made_at.microsecond % 1_000 else "milliseconds"
+        return made_at.astimezone(UTC).isoformat(timespec=digits).removesuffix("+00:00") + "Z"
+    digits_of_unit = _UNIT_DIGITS[unit]
+    whole, rest = divmod((made_at - _EPOCH) // _MICROSECOND, 10**digits_of_unit)
+    return Decimal(f"{whole}.{rest:0{digits_of_unit}}".rstrip("0")) if rest else whole
 
 
 def pattern_of_value(transfer_map: TransferMap, scope: str, key: str) -> Path | None:

@@ -126,6 +126,11 @@ class TransferMap:
         rules = (rule if isinstance(rule, ValueRule) else IgnoreRule(rule.path) for rule in self.rules)
         return replace(self, rules=tuple(rules))
 
+    def without_source_times(self) -> TransferMap:
+        """Return the map with all that its values are, and not when they were made, so that no time is a misfit."""
+        rules = (replace(rule, source_time=None) if isinstance(rule, ValueRule) else rule for rule in self.rules)
+        return replace(self, rules=tuple(rules))
+
 
 @cache
 def variable_places(path: Path) -> tuple[tuple[int, str], ...]:

@@ -51,7 +51,7 @@ def read_entries(export: IO[bytes], root: PathNode) -> Iterator[Entry]:
         ConfigurationError: the file is no JSON document, or no object.
     """
     events: _Events = ijson.basic_parse(BoundedNumbers(export), buf_size=_BUFFER_OCTETS)
-    with told_faults():
+    with told_faults(export):
         yield from _read_tree(events, root)
 
 

@@ -38,21 +38,6 @@ class UserErasure:
         async with open_snapshot(self._database) as snapshot:
             return await _rows_of(snapshot, app_id, user_id)
 
-    async def is_known(self, app_id: str, user_id: str) -> bool:
-        """Return True if any table has a row of a user. It ends at the first, most often the row in `users`.
-
-        Raises:
-            DependencyDown: the database does not answer.
-            IdentityConflict: the id is a subject that is linked to another user, whom the message names.
-        """
-        async with self._database.transaction() as conn:
-            await require_user_id(conn, app_id, user_id)
-        async with open_snapshot(self._database) as snapshot:
-            for name, table in USER_TABLES.items():
-                if await count_user_rows(snapshot, name, table, app_id, user_id):
-                    return True
-        return False
-
     async def erase(self, app_id: str, user_id: str, announce: Callable[[], Awaitable[None]]) -> ErasedUser | None:
         """Erase a user as DeleteUser does, `announce` it, and only then count, which may take long in a large table.
 
@@ -79,6 +64,22 @@ class UserErasure:
             return None
         gone = {name: count - kept.get(name, 0) for name, count in before.items()}
         return ErasedUser({name: count for name, count in gone.items() if count > 0}, kept)
+
+
+async def is_known(database: Database, app_id: str, user_id: str) -> bool:
+    """Return True if any table has a row of a user. It ends at the first, most often the row in `users`.
+
+    Raises:
+        DependencyDown: the database does not answer.
+        IdentityConflict: the id is a subject that is linked to another user, whom the message names.
+    """
+    async with database.transaction() as conn:
+        await require_user_id(conn, app_id, user_id)
+    async with open_snapshot(database) as snapshot:
+        for name, table in USER_TABLES.items():
+            if await count_user_rows(snapshot, name, table, app_id, user_id):
+                return True
+    return False
 
 
 async def _rows_of(snapshot: Snapshot, app_id: str, user_id: str) -> dict[str, int]:

@@ -141,12 +141,14 @@ async def test_connection_limit_backoff_does_not_hammer_the_server(
     async with opened(database_urls, connect_s=3.0) as wide:
         monkeypatch.setattr(Hosts, "connect", counted)
         await limit(database_urls, 1)
+        began = asyncio.get_running_loop().time()
         async with wide._acquired():
             await answered([value_of(wide, "SELECT 1") for _ in range(300)])
+        took_s = asyncio.get_running_loop().time() - began
     # Who comes before the first refusal is known asks too, one for each place of the pool; then one asks for all, after
     # 0.05 s at the least, and rarer each time: 0.1, 0.2, 0.4, 0.5 s. Besides, the server is asked once a second
-    # if it is there, while a connection is lent for over 2 s.
-    assert SIZE - 1 < len(asked) <= SIZE + 12
+    # if it is there, while a connection is lent for over 2 s. That is for 3 s, and for longer on a busy machine.
+    assert SIZE - 1 < len(asked) <= SIZE + 4 + 3 * took_s, f"{took_s} s"
 
 
 async def test_connection_limit_queue_skips_cancelled_callers(database_urls: DatabaseUrls) -> None:
